@@ -56,6 +56,12 @@ class Split:
         """Images float32 (B, C, H, W) in [0, 1]; index (B,) on the split's device, or a slice."""
         return self.x[index].float().div_(255)
 
+    def of_class(self, name):
+        """Whether a factor has one value a class, as a person's hair colour, unlike a pose."""
+        f = self.factors[name]
+        value = torch.zeros(int(self.y.max()) + 1, dtype=f.dtype, device=f.device)
+        return bool((value.scatter(0, self.y, f)[self.y] == f).all())
+
     @functools.cached_property
     def by_class(self):
         return by_class(self.y)
@@ -874,7 +880,7 @@ def sprite_maps(size=32):
     return maps
 
 
-def sprite_people(count=640, seed=0):
+def sprite_people(count=1200, seed=0):
     """Distinct people, int64 (count, attributes): every value equally often, give or take a few.
 
     Any two differ in two attributes or more: the hair colour, which has as many values as any
@@ -919,7 +925,7 @@ def sprite_palette(people):
     return np.stack([light, shade, line, shine], 2).reshape(len(people), -1, 3).astype(np.uint8)
 
 
-def draw_sprites(size=32, seed=0, people=640):
+def draw_sprites(size=32, seed=0, people=1200):
     """Every person in every pose: "x" uint8 (people * 64, 3, size, size), "y" the person, and
     "factors", name -> int64 (people * 64), the attributes of the person and then of the pose."""
     who = sprite_people(people, seed)
@@ -936,9 +942,9 @@ def draw_sprites(size=32, seed=0, people=640):
             "y": np.arange(people, dtype=np.int64).repeat(poses)}
 
 
-@image_set("sprites", "640 game characters in 64 poses, drawn by this file", 32, cache=False)
+@image_set("sprites", "1,200 game characters in 64 poses, drawn by this file", 32, cache=False)
 def sprites(size, limit, seed, **_):
-    people = min(640, max(10, round(limit / 64))) if limit else 640
+    people = min(1200, max(10, round(limit / 64))) if limit else 1200
     drawn = draw_sprites(max(32, size), seed, people)          # smaller ones are shrunk
     factors = {name: (values, torch.from_numpy(drawn["factors"][name]))
                for name, values in (SPRITE_ATTRIBUTES | SPRITE_POSES).items()}
@@ -963,7 +969,9 @@ def contact_sheet(data, path):
             tile = split.x[order[first[k] + place]].permute(1, 2, 0)
             tile = tile.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
             sheet[i * side + 1:(i + 1) * side - 1, j * side + 1:(j + 1) * side - 1] = tile
-    Image.fromarray(sheet.numpy().squeeze()).save(path)
+    part = path.with_name(path.name + ".part")
+    Image.fromarray(sheet.numpy().squeeze()).save(part, "PNG")
+    os.replace(part, path)
 
 
 def main(argv=None):

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data import DataError, batches
+from data import DataError, batches, by_class
 
 # Flags and errors
 
@@ -126,8 +126,8 @@ def parse(parser, argv, script, presets, smoke):
 
 def saved_arguments(folder, script, resume):
     """The arguments of a run: its checkpoint's, or args.json's if no epoch was finished."""
-    path = folder / "args.json"
-    if not resume or (folder / "last.pt").exists() or not path.exists():
+    path, trained = folder / "args.json", any((folder / n).exists() for n in ("last.pt", "best.pt"))
+    if not resume or trained or not path.exists():
         return checkpoint(folder / ("last.pt" if resume else "best.pt"), script)["args"]
     try:
         saved = json.loads(path.read_text())
@@ -149,8 +149,8 @@ def command_line(main):
         print(f"{name}: {str(error).rstrip('.')}.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"\n{name}: stopped" + (f"; to go on: python {name} --resume --out "
-                                      f"{shlex.quote(str(Run.begun))}" if Run.begun else ""))
+        go_on = f"; to go on: python {name} {Run.go_on}" if Run.go_on else ""
+        print(f"\n{name}: stopped{go_on}")
         sys.exit(130)
 
 
@@ -163,10 +163,13 @@ def write(path, content):
     """Writes bytes or text under a temporary name, then renames: nobody ever sees half a file."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
+        temporary.write_bytes(content if isinstance(content, bytes)
+                              else content.encode(errors="replace"))
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):                      # a full disk does not say which file
+            error.filename = str(path)
         raise
 
 
@@ -187,8 +190,12 @@ def checkpoint(path, script):
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         found = content["script"]
+        complete = found != script or {"args", "shape", "n_classes", "nets",
+                                                "history"} <= content.keys()
     except Exception:
         raise DataError(f"{path} is damaged or not a checkpoint of {script}.py.") from None
+    if not complete:
+        raise DataError(f"{path} is damaged or not a checkpoint of {script}.py.")
     if found != script:
         raise DataError(f"{path} is a checkpoint of {found}.py, not of {script}.py.")
     return content
@@ -209,11 +216,11 @@ class Run:
 
     Nothing is written before `begin`, so that bad input leaves everything as it was."""
 
-    begun = None                                            # the folder, for Ctrl-C's last words
+    go_on = None                                            # flags for Ctrl-C's last words
 
     def __init__(self, script, args):
         self.script, self.args, self.started = script, args, time.perf_counter()
-        self.history, self.best, self.earlier = [], math.inf, 0.0
+        self.history, self.best, self.best_epoch, self.earlier = [], math.inf, None, 0.0
         self.tables, self.figures, self.sentences = [], [], []
         there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
                  "cpu": True}
@@ -238,22 +245,25 @@ class Run:
 
     def begin(self, data):
         """Creates the folder, once the data set is there and fits."""
-        self.shape, self.classes = list(data.train.x.shape[1:]), data.classes
-        if self.args.resume or self.args.eval_only:
-            name = "last.pt" if self.args.resume else "best.pt"
-            if (self.folder / name).exists():
-                trained = checkpoint(self.folder / name, self.script)["shape"]
-                if trained != self.shape:
-                    raise DataError(f"{self.folder / name} was trained on images of {trained}, "
-                                    f"and {self.args.data} holds {self.shape}.")
-        else:
-            for old in [*(self.folder / name for name in RUN_FILES),
-                        *self.folder.glob("figures/*.png")]:
-                old.unlink(missing_ok=True)
+        self.shape, self.n_classes = list(data.train.x.shape[1:]), len(data.classes)
+        again = "--resume" if self.args.resume else "--eval-only" if self.args.eval_only else None
+        path = self.folder / ("last.pt" if again == "--resume" else "best.pt")
+        if again and path.exists():
+            content = checkpoint(path, self.script)
+            if (content["shape"], content["n_classes"]) != (self.shape, self.n_classes):
+                raise DataError(f"{path} was trained on images of {content['shape']} in "
+                                f"{content['n_classes']} classes, and {self.args.data} holds "
+                                f"{self.shape} in {self.n_classes}.")
+        names = ("results.json", "report.html") if again else RUN_FILES
+        for old in [*(self.folder / name for name in names), *self.folder.glob("figures/*.png")]:
+            old.unlink(missing_ok=True)
         (self.folder / "figures").mkdir(parents=True, exist_ok=True)
-        write(self.folder / "args.json",
-              json.dumps({"script": self.script, **self.saved_args()}, indent=1))
-        Run.begun = self.folder
+        out = shlex.quote(str(self.folder))
+        Run.go_on = f"--eval-only --out {out}"
+        if again != "--eval-only":
+            Run.go_on = f"--resume --epochs {self.args.epochs} --out {out}"
+            write(self.folder / "args.json",
+                  json.dumps({"script": self.script, **self.saved_args()}, indent=1))
         print(f"{self.folder}: {self.args.data}, {len(data.train):,} training images of "
               f"{'x'.join(map(str, self.shape))}, {self.device}, {torch.get_num_threads()} threads",
               flush=True)
@@ -268,8 +278,16 @@ class Run:
         if self.args.resume and path.exists():
             content = checkpoint(path, self.script)
             for name, part in {**nets, **parts}.items():
-                restore(part, {**content["nets"], **content["parts"]}[name], path)
-            self.history, self.best = content["history"], content["best"]
+                state = {**content["nets"], **content.get("parts", {})}.get(name)
+                if (isinstance(part, torch.Generator) and isinstance(state, torch.Tensor)
+                        and state.shape != part.get_state().shape):
+                    part.manual_seed(self.args.seed + len(content["history"]))      # new device
+                    continue
+                restore(part, state, path)
+                if isinstance(part, torch.optim.Optimizer):
+                    for group in part.param_groups:         # this device's choice
+                        group["fused"] = part.defaults["fused"]
+            self.history, self.best = content["history"], content.get("best", math.inf)
             self.earlier = sum(row["seconds"] for row in self.history)
         self.clock = time.perf_counter()
         return len(self.history)
@@ -280,17 +298,27 @@ class Run:
             print(f"\repoch {epoch + 1}: step {step} of {steps}",
                   end="" if step < steps else "\r\033[K", flush=True)
 
-    def log(self, images, **terms):
-        """The epoch's line: means of its terms, after it drew `images` images.
+    def means(self, names, terms):
+        """{name: mean} over an epoch's steps, whose terms (names,) are on the device until here."""
+        terms = torch.stack(terms).cpu()
+        for row in terms[~terms.isfinite().all(1)][:1]:     # the first, before others followed
+            self.check(dict(zip(names, row.tolist())))
+        return dict(zip(names, terms.mean(0).tolist()))
 
-        Raises DataError, before any checkpoint is written, where a term is not finite."""
-        seconds, self.clock = time.perf_counter() - self.clock, time.perf_counter()
-        epoch, epochs = len(self.history) + 1, self.args.epochs
+    def check(self, terms):
+        """Raises DataError, before any checkpoint of this epoch, where a term is not finite."""
+        epoch = len(self.history) + 1
         for name, value in terms.items():
             if not math.isfinite(value):
                 raise DataError(f"{name} is not finite in epoch {epoch}: lower --lr or its weight; "
                                 + (f"the checkpoint of epoch {epoch - 1} stays." if epoch > 1 else
                                    "there is no checkpoint yet."))
+
+    def log(self, images, **terms):
+        """The epoch's line: its terms, after it drew `images` images."""
+        self.check(terms)
+        seconds, self.clock = time.perf_counter() - self.clock, time.perf_counter()
+        epoch, epochs = len(self.history) + 1, self.args.epochs
         self.history.append({"epoch": epoch, **terms, "seconds": seconds,
                              "images_per_second": images / seconds})
         left = sum(row["seconds"] for row in self.history) / epoch * (epochs - epoch)
@@ -302,7 +330,7 @@ class Run:
     def save(self, score, nets, **parts):
         """best.pt where `score` is the lowest so far, then last.pt, then log.csv, each whole."""
         content = {"script": self.script, "args": self.saved_args(), "epoch": len(self.history),
-                   "shape": self.shape, "n_classes": len(self.classes),
+                   "shape": self.shape, "n_classes": self.n_classes, "history": self.history,
                    "nets": {name: net.state_dict() for name, net in nets.items()}}
         if score < self.best:
             self.best = score
@@ -310,7 +338,7 @@ class Run:
         states = {name: part.get_state() if isinstance(part, torch.Generator)
                   else part.state_dict() for name, part in parts.items()}
         save(self.folder / "last.pt",
-             {**content, "parts": states, "history": self.history, "best": self.best})
+             {**content, "parts": states, "best": self.best})
         table = io.StringIO()
         rows = csv.DictWriter(table, self.history[-1], lineterminator="\n")
         rows.writeheader()
@@ -318,12 +346,12 @@ class Run:
         write(self.folder / "log.csv", table.getvalue())
 
     def best_nets(self, load):
-        """The networks of best.pt, by the load of the script; log.csv for the curves."""
-        log = self.folder / "log.csv"
-        if not self.history and log.exists():
-            with open(log, newline="") as file:
-                self.history = [{k: float(v) for k, v in row.items()}
-                                for row in csv.DictReader(file)]
+        """The networks of best.pt, by the script's load(path, device)."""
+        content = checkpoint(self.folder / "best.pt", self.script)
+        self.best_epoch = content["epoch"]
+        if not self.history:                                # --eval-only
+            last = self.folder / "last.pt"
+            self.history = (checkpoint(last, self.script) if last.exists() else content)["history"]
             self.earlier = sum(row["seconds"] for row in self.history)
         return load(self.folder / "best.pt", self.device)
 
@@ -363,14 +391,16 @@ class Run:
         write(self.folder / "results.json", json.dumps(results, indent=1))
         write(self.folder / "report.html", self.report(title, results))
         print(*(f"- {sentence}" for sentence in self.sentences), sep="\n")
-        print(f"{results['seconds'] / 60:.1f} minutes; report: {self.folder / 'report.html'}")
+        print(f"{results['seconds'] / 60:.1f} minutes in all, the report is", flush=True)
+        print(self.folder / "report.html")
 
     def report(self, title, results):
         e = html.escape
         parts = [f"<h1>{e(title)}</h1><p>{e(results['script'])}.py on {e(results['data'])}, "
                  f"{results['epochs']} epochs, {results['seconds'] / 60:.1f} minutes on "
                  f"{e(results['device'])} with {results['threads']} threads, torch "
-                 f"{e(results['versions']['torch'])}, seed {results['seed']}.</p>"]
+                 f"{e(results['versions']['torch'])}, seed {results['seed']}; evaluated: epoch "
+                 f"{self.best_epoch}.</p>"]
         if results["smoke"]:
             parts.append("<p><b>A smoke run: a few hundred images, seconds of training. It shows "
                          "that everything works; its numbers mean nothing.</b></p>")
@@ -406,9 +436,12 @@ def percent(share):
 
 
 def accelerate(args, device, *functions):
-    """--compile and --amp, only here: returns the autocast context of a step, then `functions`."""
+    """--compile and --amp, only here: returns the autocast context of a step, then `functions`.
+
+    Without autocast's cache of weights: one filled under no_grad would cut gradients off."""
     def cast():
-        return torch.autocast(device.type, torch.bfloat16, enabled=args.amp)
+        return (torch.autocast(device.type, torch.bfloat16, cache_enabled=False) if args.amp
+                else contextlib.nullcontext())
     return (cast, *(torch.compile(f) if args.compile else f for f in functions))
 
 
@@ -427,6 +460,13 @@ def mlp(width_in, width_out):
     return nn.Sequential(nn.Linear(width_in, 256), nn.BatchNorm1d(256), nn.LeakyReLU(0.2),
                          nn.Linear(256, 256), nn.BatchNorm1d(256), nn.LeakyReLU(0.2),
                          nn.Linear(256, width_out))
+
+
+@torch.no_grad()
+def encode(enc, split):
+    """mu (N, Z), logvar (N, Z) and s (N, S) of a whole split, as enc gives them of a batch."""
+    index = torch.arange(len(split), device=split.x.device)
+    return [torch.cat(part) for part in zip(*(enc(split.images(i)) for i in index.split(500)))]
 
 
 def sample(code, generator):
@@ -494,19 +534,74 @@ def probe(train, test, labels, seed=0, steps=2000):
     return result
 
 
+def probe_codes(data, codes, seed=0, steps=2000):
+    """What s, sampled z and the mean of z give away, as the keys that results.json has for it.
+
+    codes: {"train", "test", "unseen": (mu (N, Z), logvar (N, Z), s (N, S))}. Probes are fitted on
+    train and scored on test, those of factors on `unseen` where the set has it."""
+    last, new = ("unseen", data.unseen) if data.unseen else ("test", data.test)
+    train, test, fresh = ({"s": s, "z": (mu, logvar), "z_mean": mu}
+                          for mu, logvar, s in (codes["train"], codes["test"], codes[last]))
+    label = {"class": (data.train.y, data.test.y)}
+    labels = {name: (f, new.factors[name]) for name, f in data.train.factors.items()}
+    results, found = {}, {}
+    for code in train:
+        read = probe(train[code], test[code], label, seed, steps)["class"]
+        results |= {f"{code}_train_acc": read["train"], f"{code}_test_acc": read["test"],
+                    "chance": read["chance"], "majority": read["majority"]}
+        found[code] = probe(train[code], fresh[code], labels, seed, steps) if labels else {}
+    results["factors"] = {name: {**{code: found[code][name]["test"] for code in found},
+                                 "majority": found["s"][name]["majority"]} for name in labels}
+    return results
+
+
+def tell_codes(run, data, r):
+    """The report's tables and sentences on what probe_codes found; `r` holds its keys and test_kl,
+    live_dims."""
+    kinds = (("s", "s"), ("z, sampled", "z"), ("z, mean", "z_mean"))
+    run.table("Class, as an MLP reads it", ("code", "train", "test", "chance", "majority"), [
+        (name, *(percent(r[key]) for key in (f"{k}_train_acc", f"{k}_test_acc", "chance",
+                                             "majority"))) for name, k in kinds],
+        "The papers' tables are of sampled z.")
+    run.say(f"s gives away the class of {percent(r['s_test_acc'])} of the test images, sampled z "
+            f"of {percent(r['z_test_acc'])} ({r['z_test_acc'] / r['chance']:.1f} times chance), "
+            f"the mean of z of {percent(r['z_mean_test_acc'])}.")
+    if r["live_dims"] == 0 or r["test_kl"] < 0.5:
+        run.say(f"z is dead (KL {r['test_kl']:.2g} nats, {r['live_dims']} live dimensions), so "
+                "that its low accuracy shows nothing: lower --kl-weight or train for longer.")
+    if not r["factors"]:
+        return
+    within = {name: data.train.of_class(name) for name in r["factors"]}
+    run.table("Factors, on " + ("people never trained on" if data.unseen else "test images"),
+              ("factor", "should be in", *(name for name, _ in kinds), "majority"), [
+        (name, "s" if within[name] else "z", *(percent(f[k]) for _, k in kinds),
+         percent(f["majority"])) for name, f in r["factors"].items()])
+    for home, away, inside in (("s", "z", True), ("z_mean", "s", False)):
+        mine = {name: f for name, f in r["factors"].items() if within[name] == inside}
+        if mine:
+            weak = min(mine, key=lambda name: mine[name][home])
+            leak = max(mine, key=lambda name: mine[name][away] - mine[name]["majority"])
+            names = {"s": "s", "z": "sampled z", "z_mean": "the mean of z"}
+            run.say(f"Of what should be in {home[0]}, {names[home]} knows {weak} worst, at "
+                    f"{percent(mine[weak][home])}, and {names[away]} still knows {leak} best, "
+                    f"{100 * (mine[leak][away] - mine[leak]['majority']):.1f} points above the "
+                    "majority.")
+
+
 @torch.no_grad()
 def predictor(train, test, seed=0, steps=2000):
     """Predicts one code from another, with the papers' MLP and squared error.
 
     train, test: (input (N, d_in), target (N, d_out)). Returns R2 on test, over all targets together
-    and against the constant predictor (the train mean), and the test predictions (N, d_out)."""
+    and against the constant predictor (the train mean; None where that is never wrong), and the
+    test predictions (N, d_out)."""
     (x, y), (x_test, y_test) = train, test
     mean, scale = y.mean(0), y.std(0).mean() + 1e-8         # one scale: dead dimensions stay small
     net = fit(x, y.shape[1], lambda output, index: F.mse_loss(output, (y[index] - mean) / scale),
               seed, steps)
     predicted = mean + scale * net(x_test)
     error, constant = ((y_test - guess).square().sum() for guess in (predicted, mean))
-    return 1 - (error / constant).item(), predicted
+    return (1 - (error / constant).item() if constant > 0 else None), predicted
 
 
 class LeNet(nn.Module):
@@ -526,14 +621,14 @@ class LeNet(nn.Module):
 
 
 @torch.enable_grad()
-def classifier(data, data_dir, epochs=6, seed=0):
-    """A LeNet trained once on a set's train images and cached in data_dir, by their checksum.
+def classifier(data, data_dir, shows=150_000, seed=0):
+    """A LeNet trained once, on `shows` train images, and cached in data_dir by the set's checksum.
 
     Returns (net, its accuracy on the test images)."""
     train, test, device = data.train, data.test, data.train.x.device
     digest = hashlib.sha256(train.x.cpu().numpy().tobytes() + train.y.cpu().numpy().tobytes())
     path = Path(data_dir) / (f"lenet-{data.name.partition(':')[0]}-{digest.hexdigest()[:12]}"
-                             f"-{epochs}-{seed}.pt")
+                             f"-{shows}-{seed}.pt")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = LeNet(*train.x.shape[1:3], int(train.y.max()) + 1).to(device)
@@ -547,6 +642,7 @@ def classifier(data, data_dir, epochs=6, seed=0):
         print(f"{path} is damaged and is made again")
     rng = torch.Generator(device).manual_seed(seed)
     opt = torch.optim.Adam(net.parameters(), lr=2e-3, fused=device.type != "mps")
+    epochs = math.ceil(shows / len(train))
     for epoch in range(epochs):
         cosine([opt], 2e-3, epoch / epochs)
         for index in batches(train, 128, rng):
@@ -574,6 +670,8 @@ def tsne(code, seed=0, points=2000):
     from sklearn.manifold import TSNE
     index = torch.randperm(len(code), generator=torch.Generator().manual_seed(seed))[:points]
     rows = code[index.to(code.device)].cpu().numpy()
+    if not rows.std(0).any():                               # all in one place: scikit-learn crashes
+        return rows[:, [0, 0]], index.to(code.device)
     placed = TSNE(perplexity=min(30.0, (len(rows) - 1) / 3), random_state=seed).fit_transform(rows)
     return placed, index.to(code.device)
 
@@ -592,6 +690,15 @@ def new_figure(width, height, columns=1):
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 
+def pick(labels, n, seed):
+    """Indices of n seeded rows (all where there are fewer), of different labels while there are
+    any left; labels (N,) int64."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    kinds = labels.cpu()[order].unique(return_inverse=True)[1]
+    rank = by_class(kinds)[3]                               # 0: the first of its label
+    return order[rank.argsort(stable=True)][:n].to(labels.device)
+
+
 def grid(images, row_names=(), header=False, red=None, xlabel="", ylabel=""):
     """Rows of images (R, C, channels, H, W) in [0, 1], with a name at the left of each row.
 
@@ -601,7 +708,7 @@ def grid(images, row_names=(), header=False, red=None, xlabel="", ylabel=""):
     rows, columns, _, height, width = x.shape
     k = max(1, round(96 / height))                          # whole pixels stay crisp
     x = x.repeat(k, 3).repeat(k, 4).transpose(0, 1, 3, 4, 2)
-    gap, apart = 6, 18 if header else 0
+    gap, apart = 6 if red is None else 14, 18 if header else 0
     tops = [gap + i * (height * k + gap) + apart * (i > 0) for i in range(rows)]
     lefts = [gap + j * (width * k + gap) + apart * (j > 0) for j in range(columns)]
     sheet = np.full((tops[-1] + height * k + gap, lefts[-1] + width * k + gap, 3), 255, np.uint8)
@@ -633,13 +740,14 @@ def swap_grid(decode, s_images, s, z_images, z):
                 ylabel="z from the first column")
 
 
-def interpolation_grid(decode, z, s, steps=8):
-    """Between two images, linearly: z (2, Z) moves down the rows, s (2, S) along the columns."""
+def interpolation_grid(decode, images, z, s, steps=8):
+    """Between two images (2, ch, H, W), linearly: z (2, Z) moves down the rows, s (2, S) along the
+    columns. The images themselves stand in the corners top left and bottom right."""
     t = torch.linspace(0, 1, steps, device=z.device)[:, None]
     z, s = ((1 - t) * code[0] + t * code[1] for code in (z, s))
-    images = decode(z.repeat_interleave(steps, 0), s.repeat(steps, 1))
-    return grid(images.unflatten(0, (steps, steps)), ylabel="z from one image to the other",
-                xlabel="s from one image to the other")
+    out = decode(z.repeat_interleave(steps, 0), s.repeat(steps, 1)).unflatten(0, (steps, steps))
+    out[0, 0], out[-1, -1] = images
+    return grid(out, ylabel="z from one image to the other", xlabel="s from one to the other")
 
 
 def curves(history, panels):
@@ -671,13 +779,34 @@ def scatter(panels, seed=0):
             axis.scatter(*points.T, s=4, color="#cccccc", linewidths=0)
         for c, colour, marker in zip(present.tolist(), COLOURS, "os^D" * 3):
             axis.scatter(*points[y == c].T, s=22 if many else 8, color=colour, marker=marker,
-                         linewidths=0, label=names[c])
+                         linewidths=0, label=f" {names[c]}")  # a leading _ would hide it
         axis.set_title(title, fontsize=10)
         axis.set_xticks([])
         axis.set_yticks([])
-        axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5),
-                    markerscale=1.5)
+        legend = axis.legend(fontsize=7, frameon=False, loc="center left",
+                             bbox_to_anchor=(1, 0.5), markerscale=1.5)
+        for text in legend.get_texts():
+            text.set_parse_math(False)                      # a class may be called $x_1
     return figure
+
+
+def draw_tsne(run, data, codes, points):
+    """The figures of t-SNE of the test images' codes (mu, logvar, s), by class and by factor."""
+    mu, logvar, s = codes
+    test, seed = data.test, run.args.seed
+    z = sample((mu, logvar), torch.Generator(mu.device).manual_seed(seed))
+    placed = {name: tsne(code, seed, points) for name, code in
+              (("s", s), ("z, sampled", z), ("z, mean", mu))}
+    run.figure("tsne_class", scatter({f"{name}, by class": (xy, test.y[i], data.classes)
+                                      for name, (xy, i) in placed.items()}, seed),
+               "s should show a cluster a class, sampled z (the papers') none; the mean of z shows "
+               "what the noise of q(z|x) hides.")
+    xy, i = placed["z, mean"]
+    panels = {f"z, mean, by {name}": (xy, test.factors[name][i], names) for name, names in
+              data.factors.items() if len(names) <= 12 and not data.train.of_class(name)}
+    if panels:
+        run.figure("tsne_factors", scatter(panels, seed),
+                   "The points of the panel 'z, mean' above, coloured by what z should hold.")
 
 
 # python eval.py table DIR

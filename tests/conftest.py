@@ -1,4 +1,5 @@
-"""Tests import the scripts from the folder above; those on real data find it in the folder that DATA_DIR names."""
+"""Tests import the scripts from the folder above and find real data in the folder DATA_DIR."""
+
 import os
 import sys
 from pathlib import Path

@@ -100,7 +100,7 @@ def test_same_seed_same_split_and_another_seed_another(digits):
 
 def test_splits_are_disjoint_and_complete(sprites):
     images = [image for split in sprites.splits().values() for image in bytes_of(split)]
-    assert len(images) == len(set(images)) == 640 * 64    # nor do two people share an image
+    assert len(images) == len(set(images)) == 1200 * 64    # nor do two people share an image
 
 
 def test_sprites_are_the_same_bytes_everywhere():
@@ -114,16 +114,16 @@ def test_every_known_person_holds_out_as_many_cells_and_other_ones(sprites):
             for key, s in sprites.splits().items()}
     cell = {key: (a * 4 + d) * 4 + f for key, (a, d, f) in pose.items()}
     assert (sprites.test.y.bincount() == 13).all() and (sprites.val.y.bincount() == 5).all()
-    held = [frozenset(cell["test"][sprites.test.y == person].tolist()) for person in range(512)]
-    assert {len(cells) for cells in held} == {13} and len(set(held)) > 500
+    held = [frozenset(cell["test"][sprites.test.y == person].tolist()) for person in range(960)]
+    assert {len(cells) for cells in held} == {13} and len(set(held)) > 940
     assert torch.equal(cell["unseen"][:64], torch.arange(64))
 
 
 def test_unseen_people_are_in_no_other_split(sprites):
     known = torch.cat([sprites.train.y, sprites.val.y, sprites.test.y]).unique()
-    assert known.tolist() == list(range(512))
-    assert sprites.unseen.y.unique().tolist() == list(range(512, 640))
-    assert len(sprites.classes) == 640 and len(set(sprites.classes)) == 640
+    assert known.tolist() == list(range(960))
+    assert sprites.unseen.y.unique().tolist() == list(range(960, 1200))
+    assert len(sprites.classes) == len(set(sprites.classes)) == 1200
 
 
 def test_attributes_belong_to_the_person_and_follow_into_every_split(sprites):
