@@ -17,7 +17,7 @@ weight 2 is a Gaussian's nats at variance 1/4. The authors' code divides (D = C 
   10/(B d_z) sum |mu_1 - mu_2|               times d_z:  10 |mu_1 - mu_2|_1, an image
 A factor on a loss with an Adam of its own cancels (up to its eps): 2 : 3 counts, the 10 is inert.
 
-  python cyclevae.py                 # 9 minutes, two slow cores: s names 99.7 %, sampled z 0.1 %
+  python cyclevae.py                 # 8 minutes on two cores: s names 99.7 %, sampled z 0.1 %
   python cyclevae.py --data mnist    # the paper's Table 1: 1 to 2 hours, see README
 
 Departures: pairs are drawn anew all the time, never an image with itself (the authors' loader
