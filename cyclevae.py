@@ -270,7 +270,7 @@ def evaluate(run, data, nets):
     with run.doing("classifier"):
         judge, results["real_class_acc"] = classifier(data, args.data_dir, shows)
         ten = pick(test.y, 10, seed + 3)
-        rows, wrong = [test.images(ten)], [torch.zeros(len(ten), dtype=bool)]
+        rows, wrong = [test.images(ten)], [torch.zeros(len(ten), dtype=torch.bool)]
         for key, z, code in (("decoded", mu_test, s_test), ("z_to_s", mu_test, s_guess),
                              ("s_to_z", z_guess, s_test)):
             parts = zip(z.split(500), code.split(500))
