@@ -21,6 +21,8 @@ import importlib.util
 import os
 import re
 import sys
+import tarfile
+import tempfile
 import warnings
 import zipfile
 import zlib
@@ -430,12 +432,117 @@ idx_set("fashion", "FashionMNIST", "Fashion-MNIST, clothes, 70,000 gray images",
         "T-shirt Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Boot".split())
 
 
+def fetch_svhn(root):
+    for part in ("train", "test"):
+        if not (root / f"{part}_32x32.mat").exists():       # torchvision's would overwrite yours
+            torchvision().datasets.SVHN(root, part, download=True)
+
+
+@image_set("svhn", "house numbers, 73,257 and 26,032 colour digits", 32, fetch=fetch_svhn,
+           files=["train_32x32.mat", "test_32x32.mat"],
+           source="http://ufldl.stanford.edu/housenumbers/")
+def svhn(files, **_):
+    from scipy.io import loadmat
+    x, y = [], []
+    for file in files:                                      # train, test
+        with reading(file):
+            content = loadmat(file, variable_names=("X", "y"))
+            x.append(torch.from_numpy(content["X"].transpose(3, 2, 0, 1).copy()))   # (H, W, C, N)
+            y.append(torch.from_numpy(content["y"].astype(np.int64)[:, 0]) % 10)    # 10 is a zero
+            if x[-1].dtype != torch.uint8 or x[-1].shape != (len(y[-1]), 3, 32, 32):
+                raise ValueError("X and y are not bytes and labels of 32x32 images")
+    test = torch.arange(len(x[0]) + len(x[1])) >= len(x[0])
+    return Source(torch.cat(x), torch.cat(y), list("0123456789"), test)
+
+
 @image_set("digits", "scikit-learn's digits, 1,797 gray images, enlarged", 28, cache=False)
 def digits(**_):
     from sklearn.datasets import load_digits
     x, y = load_digits(return_X_y=True)
     x = torch.from_numpy((x * 255 / 16).round().astype(np.uint8))
     return Source(x.view(-1, 1, 8, 8), torch.from_numpy(y).long(), list("0123456789"))
+
+
+def blend(ink, photos):
+    """Digits over crops of photographs by MNIST-M's rule, uint8 (N, 3, 32, 32): 255 - photograph
+    where the ink is, else the photograph.
+
+    ink bool (N, 28, 28); photos: uint8 (H, W, 3) each. Seeded: the same crops on every machine."""
+    out = np.empty((len(ink), 32, 32, 3), np.uint8)
+    ink = F.pad(ink, [2, 2, 2, 2]).numpy()[..., None]
+    for i, (k, row, column) in enumerate(np.random.PCG64(0).random_raw((len(ink), 3)).tolist()):
+        photo = photos[k % len(photos)]
+        row, column = row % (len(photo) - 31), column % (len(photo[0]) - 31)
+        crop = photo[row:row + 32, column:column + 32]
+        out[i] = np.where(ink[i], 255 - crop, crop)
+    return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous()
+
+
+@image_set("digitsm", "digits over scikit-learn's two photographs, as MNIST-M", 32, cache=False)
+def digitsm(**_):
+    from sklearn.datasets import load_sample_images
+    source = digits()
+    ink = fit(source.x, 28)[:, 0] > 127                       # enlarged, they have soft edges
+    return Source(blend(ink, load_sample_images().images), source.y, source.classes)
+
+
+BSDS = "http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz"
+PHOTOS = "BSR/BSDS500/data/images/train"
+
+
+def fetch_mnistm(root):
+    """What MNIST-M is built from: MNIST, and the 200 training photographs of BSDS500."""
+    find_files(SETS["mnist"], root, "")
+    with tempfile.TemporaryDirectory(dir=root) as part:
+        torchvision().datasets.utils.download_url(BSDS, part)
+        (Path(part) / "train").mkdir()
+        with tarfile.open(Path(part) / Path(BSDS).name) as archive:
+            for member in archive:
+                if member.name.startswith(PHOTOS) and member.name.endswith(".jpg"):
+                    photo = archive.extractfile(member).read()
+                    (Path(part) / "train" / Path(member.name).name).write_bytes(photo)
+        if len(os.listdir(Path(part) / "train")) != 200:
+            raise OSError("the archive does not hold 200 training photographs")
+        (root / PHOTOS).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(Path(part) / "train", root / PHOTOS)
+
+
+@image_set("mnistm", "MNIST-M, published or built here from MNIST and BSDS500", 32,
+           files=[f"{PHOTOS}/*.jpg|mnist_m/mnist_m_test/*.png",
+                  "MNIST/raw/*-ubyte*|mnist_m/mnist_m_*_labels.txt"],
+           source=BSDS, fetch=fetch_mnistm)
+def mnistm(root, files, **_):
+    """The published images where mnist_m lies, else MNIST blended over BSDS500's photographs."""
+    from PIL import Image
+    paths, y = [], []
+    for file in (f for f in files if f.name.endswith("_labels.txt")):
+        with reading(file, "unpack the archive anew"):
+            for name, label in map(str.split, file.read_text().splitlines()):
+                paths.append(file.with_name(file.name.removesuffix("_labels.txt")) / name)
+                y.append(int(label))
+    if paths:
+        test = torch.tensor(["_test" in path.parent.name for path in paths])
+        return Source(lambda index: read_images([paths[i] for i in index], 32, "RGB"),
+                      torch.tensor(y), list("0123456789"), test)
+    source, photos = SETS["mnist"].read(files=find_files(SETS["mnist"], root, "")), []
+    for file in files:
+        if file.suffix == ".jpg":
+            with reading(file, "unpack the archive anew"), Image.open(file) as photo:
+                photos.append(np.array(photo.convert("RGB")))
+    source.x, source.val = blend(source.x[:, 0] > 0, photos), 0
+    return source
+
+
+def moons(points=150, seed=1):
+    """The twin moons of the DANN paper with the constants of its authors' script: a source and a
+    target Split of x float32 (points, 2); y is 0 on the upper moon of the source, 1 on the lower.
+    The target is a draw of its own, turned by 35 degrees."""
+    from sklearn.datasets import make_moons
+    drawn = [make_moons(points, noise=0.05, random_state=seed + k) for k in (0, 1)]
+    centre, turn = drawn[0][0].mean(0), np.exp(1j * np.deg2rad(35))
+    turns = np.eye(2), np.array([[turn.real, turn.imag], [-turn.imag, turn.real]])
+    return [Split(torch.from_numpy((2 * (x - centre) @ matrix).astype(np.float32)),
+                  torch.from_numpy(y)) for (x, y), matrix in zip(drawn, turns)]
 
 
 @image_set("faces", "Olivetti, 40 people, 400 gray images", 64, files=["olivetti_py3.pkz"],

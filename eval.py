@@ -1,11 +1,12 @@
 """What the scripts share beside the data: flags, the run's folder, measurements on codes, figures.
 
     python eval.py table runs          # a Markdown table of every results.json below a folder
+    python eval.py fid samples mnist   # Frechet distance of a folder's images from a set's
 
 In the order of use: flags and errors; Run, the folder of one run (log line, checkpoints, resume,
-results.json, report.html); probe, predictor, classifier and tsne, which measure what a code holds;
-the figures. Images are (N, C, H, W) in [0, 1], accuracies shares in [0, 1], and whatever is random
-takes a seed.
+results.json, report.html); probe, predictor, classifier, svm_report and tsne, which measure what a
+code holds; nll, a model's likelihood; fid, the quality of its samples; the figures. Images are
+(N, C, H, W) in [0, 1], accuracies shares in [0, 1], and whatever is random takes a seed.
 """
 import argparse
 import base64
@@ -22,13 +23,16 @@ import re
 import shlex
 import sys
 import time
+import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data import DataError, batches, by_class
+from data import (SETS, DataError, Split, batches, by_class, fit as fit_images,
+                  load as load_data, pairs, read_images, reading, torchvision)
 
 # Flags and errors
 
@@ -61,27 +65,46 @@ def number(kind, low=None, above=None, high=None):
     return convert
 
 
-def flags(doc, data, epochs, batch_size, lr):
-    """The flags that mean the same in every script; the arguments after the docstring are defaults.
+DEVICE = dict(choices=("auto", "cpu", "cuda", "mps"), default="auto",
+              help="auto takes cuda, then mps, then cpu")
+
+
+def find_device(name):
+    """The torch.device that --device names; DataError where it is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
+             "cpu": True}
+    name = next(d for d in there if there[d]) if name == "auto" else name
+    if not there[name]:
+        raise DataError(f"--device {name} is not there; --device auto takes what is.")
+    return torch.device(name)
+
+
+def flags(doc, data, epochs, batch_size, lr, fid=False):
+    """The flags that mean the same in every script; the arguments after the docstring are defaults,
+    and `fid` adds --fid.
 
     Returns (parser, groups): a script adds its own flags to groups["model"] and the like."""
     parser, default = Parser(doc), "(default: %(default)s)"
     groups = {name: parser.add_argument_group(name)
               for name in ("data", "model", "objective", "optimisation", "run")}
     add = groups["data"].add_argument
-    add("--data", default=data, metavar="NAME", help=f"a set of data.py, or folder:PATH {default}")
+    if data is not False:                                   # False: the script names its sets
+        add("--data", default=data, metavar="NAME",
+            help=f"a set of data.py, or folder:PATH {default}")
     add("--data-dir", default="data", metavar="DIR", help=f"where data sets lie {default}")
     add("--image-size", type=number(int, low=8, high=256), metavar="N", help="pixels a side")
     add("--limit", type=number(int, low=1), metavar="N", help="use about N images of the set")
     add = groups["optimisation"].add_argument
     add("--epochs", type=number(int, low=1), default=epochs, help=f"passes over train {default}")
     add("--batch-size", type=number(int, low=2), default=batch_size, help=default)
-    add("--lr", type=number(float, above=0), default=lr, help=f"Adam's step size {default}")
+    add("--lr", type=number(float, above=0), default=lr, help=f"step size {default}")
     add = groups["run"].add_argument
     add("--out", metavar="DIR", help="the run's folder (default: a fresh runs/<script>-<data>)")
     add("--seed", type=number(int, low=0, high=2**31 - 1), default=0, help=default)
-    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
-        help="auto takes cuda, then mps, then cpu")
+    add("--device", **DEVICE)
+    if fid:
+        add("--fid", choices=("lenet", "inception", "none"), default="lenet",
+            help=f"features of the Frechet distance of samples {default}")
     for name, text in (("smoke", "the whole path on a few hundred offline images, in seconds"),
                        ("resume", "go on with the run in --out (--epochs may go up)"),
                        ("eval-only", "train nothing, evaluate best.pt of the run in --out"),
@@ -93,7 +116,8 @@ def flags(doc, data, epochs, batch_size, lr):
 
 
 def parse(parser, argv, script, presets, smoke):
-    """Flags to a namespace: the typed before those of --smoke, of presets[data], and the defaults.
+    """Flags to a namespace: the typed before those of --smoke, of presets[data] (or presets(args)),
+    and the defaults.
 
     With --resume or --eval-only they are the saved run's; only --device, --data-dir and, with
     --resume and upwards, --epochs may differ. `command` keeps the command line for the report."""
@@ -117,7 +141,8 @@ def parse(parser, argv, script, presets, smoke):
             parser.error(f"--epochs may only go up with --resume, from {args['epochs']}")
     else:
         smoke = smoke if typed.get("smoke") else {}
-        args.update(presets.get({**args, **smoke, **typed}["data"], {}))
+        args.update(presets({**args, **smoke, **typed}) if callable(presets) else
+                    presets.get({**args, **smoke, **typed}["data"], {}))
         args.update(smoke)
     args.update(typed)
     words = sys.argv[1:] if argv is None else argv
@@ -222,12 +247,8 @@ class Run:
         self.script, self.args, self.started = script, args, time.perf_counter()
         self.history, self.best, self.best_epoch, self.earlier = [], math.inf, None, 0.0
         self.tables, self.figures, self.sentences = [], [], []
-        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
-                 "cpu": True}
-        name = next(d for d in there if there[d]) if args.device == "auto" else args.device
-        if not there[name]:
-            raise DataError(f"--device {name} is not there; --device auto takes what is.")
-        self.device = torch.device(name)
+        self.kept = {}                                      # pictures of earlier epochs, by name
+        self.device = find_device(args.device)
         if args.out is None:
             kind, _, path = args.data.partition(":")
             name = "-".join([script, kind, Path(path).name] if path else [script, kind])
@@ -264,7 +285,7 @@ class Run:
             Run.go_on = f"--resume --epochs {self.args.epochs} --out {out}"
             write(self.folder / "args.json",
                   json.dumps({"script": self.script, **self.saved_args()}, indent=1))
-        print(f"{self.folder}: {self.args.data}, {len(data.train):,} training images of "
+        print(f"{self.folder}: {self.args.data}, {len(data.train):,} training examples of "
               f"{'x'.join(map(str, self.shape))}, {self.device}, {torch.get_num_threads()} threads",
               flush=True)
 
@@ -288,6 +309,7 @@ class Run:
                     for group in part.param_groups:         # this device's choice
                         group["fused"] = part.defaults["fused"]
             self.history, self.best = content["history"], content.get("best", math.inf)
+            self.kept = content.get("kept", {})
             self.earlier = sum(row["seconds"] for row in self.history)
         self.clock = time.perf_counter()
         return len(self.history)
@@ -331,7 +353,8 @@ class Run:
         """best.pt where `score` is the lowest so far, then last.pt, then log.csv, each whole."""
         content = {"script": self.script, "args": self.saved_args(), "epoch": len(self.history),
                    "shape": self.shape, "n_classes": self.n_classes, "history": self.history,
-                   "nets": {name: net.state_dict() for name, net in nets.items()}}
+                   "nets": {name: net.state_dict() for name, net in nets.items()},
+                   "kept": {name: images.cpu() for name, images in self.kept.items()}}
         if score < self.best:
             self.best = score
             save(self.folder / "best.pt", content)
@@ -351,7 +374,8 @@ class Run:
         self.best_epoch = content["epoch"]
         if not self.history:                                # --eval-only
             last = self.folder / "last.pt"
-            self.history = (checkpoint(last, self.script) if last.exists() else content)["history"]
+            content = checkpoint(last, self.script) if last.exists() else content
+            self.history, self.kept = content["history"], content.get("kept", {})
             self.earlier = sum(row["seconds"] for row in self.history)
         return load(self.folder / "best.pt", self.device)
 
@@ -435,6 +459,18 @@ def percent(share):
     return "–" if share is None else f"{100 * share:.{1 if abs(share) >= 0.01 else 2}f} %"
 
 
+def over_seeds(found):
+    """{key: mean, key_std: deviation, None for one seed} of {key: a list of one number a seed}."""
+    return {**{key: float(np.mean(v)) for key, v in found.items()},
+            **{f"{key}_std": float(np.std(v, ddof=1)) if len(v) > 1 else None
+               for key, v in found.items()}}
+
+
+def spread(r, key):
+    """A share of over_seeds as the report prints it, with its deviation between seeds."""
+    return percent(r[key]) + ("" if r[f"{key}_std"] is None else f" ± {100 * r[f'{key}_std']:.1f}")
+
+
 def accelerate(args, device, *functions):
     """--compile and --amp, only here: returns the autocast context of a step, then `functions`.
 
@@ -467,6 +503,27 @@ def encode(enc, split):
     """mu (N, Z), logvar (N, Z) and s (N, S) of a whole split, as enc gives them of a batch."""
     index = torch.arange(len(split), device=split.x.device)
     return [torch.cat(part) for part in zip(*(enc(split.images(i)) for i in index.split(500)))]
+
+
+@torch.no_grad()
+def decode(dec, *codes):
+    """Images (N, C, H, W) of a decoder that takes codes (N, ...), 500 at a time."""
+    return torch.cat([dec(*part) for part in zip(*(code.split(500) for code in codes))])
+
+
+@torch.no_grad()
+def held_out(terms, enc, dec, split, seed):
+    """The first two of terms(enc, dec, x, noise), means over a whole split, with a seeded partner
+    and z for each image: x (2B, C, H, W), noise (2B, Z). Leaves enc and dec in eval mode."""
+    enc.eval(), dec.eval()
+    device, total = split.x.device, 0
+    rng = torch.Generator(device).manual_seed(seed)
+    index = torch.arange(len(split), device=device)
+    for i, partner in zip(index.split(250), pairs(split, index, rng).split(250)):
+        noise = torch.randn(2 * len(i), enc.mu.out_features, generator=rng, device=device)
+        found = terms(enc, dec, split.images(torch.cat([i, partner])), noise)[:2]
+        total += torch.stack(found) * len(i) / len(split)
+    return total.tolist()
 
 
 def sample(code, generator):
@@ -588,6 +645,36 @@ def tell_codes(run, data, r):
                     "majority.")
 
 
+def settled(history, series):
+    """Whether an adversary came to rest: ({series and "settled": value}, a sentence that says why).
+
+    series: the log's columns generator's loss, discriminator's loss a term, its accuracies on real
+    and made images. The values are means over the last fifth of the log, n epochs. "settled" is
+    True where none drifts (slope of its line times n) by more than it scatters (deviation from that
+    line, n - 2 degrees of freedom), both accuracies lie between 0.5 and 0.95 and the
+    discriminator's loss is above 0.3; ln 2 is the equilibrium. None: n < 3, or no adversary."""
+    if series[0] not in history[-1]:
+        return dict.fromkeys((*series, "settled")), "No adversary played."
+    n = len(history) // 5
+    rows = torch.tensor([[row[key] for key in series] for row in history[-max(n, 1):]]).double()
+    found = dict(zip(series, mean := rows.mean(0).tolist()))
+    if n < 3:
+        return {**found, "settled": None}, "Fewer than 15 epochs do not show whether it settled."
+    t = torch.arange(n).double()[:, None] - (n - 1) / 2
+    slope = (t * rows).sum(0) / t.square().sum()
+    spread = ((rows - rows.mean(0) - t * slope).square().sum(0) / (n - 2)).sqrt()
+    flaws = [f"{key} drifts by {drift:+.2g} and scatters by {width:.2g}" for key, drift, width in
+             zip(series, (n * slope).tolist(), spread.tolist()) if abs(drift) > width + 1e-9]
+    flaws += [f"{key} is not between 50 % and 95 %" for key, share in zip(series[2:], mean[2:])
+              if not 0.5 <= share <= 0.95]
+    flaws += [f"{series[1]} is not above 0.3"] * (mean[1] <= 0.3)
+    return {**found, "settled": not flaws}, (
+        f"Over the last {n} epochs the discriminator knew {percent(mean[2])} of the real and "
+        f"{percent(mean[3])} of the made images at a loss of {mean[1]:.2f} a term, the generator's "
+        f"was {mean[0]:.2f}; equilibrium is 50 % and ln 2 = 0.69. The adversary "
+        + (f"has not settled: {', '.join(flaws)}." if flaws else "has settled."))
+
+
 @torch.no_grad()
 def predictor(train, test, seed=0, steps=2000):
     """Predicts one code from another, with the papers' MLP and squared error.
@@ -665,6 +752,54 @@ def classes_of(net, images):
     return torch.cat([net(part.float() / scale).argmax(1) for part in images.split(500)])
 
 
+def svm_report(train, test, kernel, seed=0, points=None):
+    """scikit-learn's SVC on codes; train, test: (codes (N, d), y (N,)); kernel "linear" or "rbf".
+
+    Codes are centred and divided by one scale, both of train, of which `points` caps the rows: all
+    55,000 of MNIST take a minute, but as many of a code that mixes the classes take ten. Returns
+    plain numbers on test: accuracy; precision, recall and f1, lists a class, 0 where undefined;
+    confusion, counts, a list of rows, the true classes."""
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+    from sklearn.svm import SVC
+    (x, y), (x_test, y_test) = ([part.cpu() for part in side] for side in (train, test))
+    index = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))[:points]
+    x, y = x[index], y[index]
+    mean, scale = x.mean(0), x.std(0).mean() + 1e-8         # one scale: dead dimensions stay small
+    machine = SVC(kernel=kernel, cache_size=1000).fit(((x - mean) / scale).numpy(), y.numpy())
+    guess, truth = machine.predict(((x_test - mean) / scale).numpy()), y_test.numpy()
+    labels = range(int(max(y.max(), y_test.max())) + 1)
+    scores = precision_recall_fscore_support(truth, guess, labels=labels, zero_division=0)
+    return {"accuracy": float((guess == truth).mean()),
+            **{name: part.tolist() for name, part in zip(("precision", "recall", "f1"), scores)},
+            "confusion": confusion_matrix(truth, guess, labels=labels).tolist()}
+
+
+def off_support(prior, train, test):
+    """The share of draws `prior` (N, Z) that lie farther from the nearest train code than 99 % of
+    the test codes do: there the decoder has never been."""
+    from sklearn.neighbors import NearestNeighbors
+    nearest = NearestNeighbors(n_neighbors=1).fit(train.cpu().numpy())
+    far, usual = (torch.from_numpy(nearest.kneighbors(code.cpu().numpy())[0][:, 0])
+                  for code in (prior, test))
+    return (far > usual.quantile(0.99)).float().mean().item()
+
+
+def proxy_a_distance(source, target, seed=0):
+    """2 (1 - 2 error) of telling two domains apart by their codes (N, d) and (N', d): linear SVMs
+    over a range of C learn on one half, and the smallest error on the other half counts (Ganin et
+    al. 2016, section 5.1.5). 2: always told apart, 0: never."""
+    from sklearn.svm import LinearSVC
+    x = torch.cat([source, target]).cpu()
+    x = ((x - x.mean(0)) / (x.std(0) + 1e-6)).numpy()
+    d = np.arange(len(x)) < len(source)
+    learn, test = np.array_split(np.random.RandomState(seed).permutation(len(x)), 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                     # the largest C do not converge
+        errors = [1 - LinearSVC(C=c, dual=True, max_iter=100, random_state=seed)
+                  .fit(x[learn], d[learn]).score(x[test], d[test]) for c in np.logspace(-5, 0, 6)]
+    return 2 * (1 - 2 * float(min(min(error, 1 - error) for error in errors)))
+
+
 def tsne(code, seed=0, points=2000):
     """scikit-learn's t-SNE of a seeded choice of a code's rows: ((n, 2) array, their indices)."""
     from sklearn.manifold import TSNE
@@ -674,6 +809,205 @@ def tsne(code, seed=0, points=2000):
         return rows[:, [0, 0]], index.to(code.device)
     placed = TSNE(perplexity=min(30.0, (len(rows) - 1) / 3), random_state=seed).fit_transform(rows)
     return placed, index.to(code.device)
+
+
+# Likelihood
+
+
+def binarize(x, generator):
+    """Pixels (...) drawn as 0 or 1 with their brightness in [0, 1] as probability."""
+    return (torch.rand(x.shape, generator=generator, device=x.device) < x).float()
+
+
+def binarized(split, seed):
+    """The split with pixels drawn once, from the seed, as 0 or 255."""
+    rng = torch.Generator(split.x.device).manual_seed(seed)
+    x = [255 * binarize(part.float() / 255, rng).byte() for part in split.x.split(5000)]
+    return Split(torch.cat(x), split.y, split.factors)
+
+
+def log_normal(z):
+    """log N(z; 0, I) in nats, (...) of z (..., Z)."""
+    return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)
+
+
+@torch.no_grad()
+def log_marginal(x, mu, logvar, log_likelihood, ks=(5000,), seed=0, prior=None, chunk=None):
+    """{k: log p_k(x) (N,)}, nats: log of 1/k sum_i p(x|z_i) p(z_i) / q(z_i|x) with z_i ~ q(z|x).
+
+    A lower bound of log p(x) in expectation, tighter with every sample (Burda, Grosse,
+    Salakhutdinov 2016). x (N, ...), encoded once to mu, logvar (N, Z);
+    log_likelihood(x (B, ...), z (c, B, Z)) -> (c, B), nats; prior: log_prob(z (..., Z)) -> (...),
+    else N(0, I). `chunk` samples of 20 images are decoded at a time, so that memory does not grow
+    with k; neither chunk nor ks changes an image's draws. An autocast around the call is off in
+    here, because bfloat16 is some 0.1 nats off; log_likelihood may open one around its decoder.
+    Returned float64, on the CPU."""
+    device, dtype = mu.device, torch.promote_types(mu.dtype, torch.float32)
+    chunk = chunk or (10 if device.type == "cpu" else 2500)
+    log_prior = prior.log_prob if prior else log_normal
+    result, seeds = {k: [] for k in sorted(set(ks))}, torch.Generator().manual_seed(seed)
+    autocast = (torch.autocast(device.type, enabled=False)
+                if torch.amp.is_autocast_available(device.type) else contextlib.nullcontext())
+    with autocast:
+        parts = (part.split(20) for part in (x, mu.to(dtype), logvar.to(dtype)))
+        for images, m, v in zip(*parts):
+            rng = torch.Generator(device)
+            rng.manual_seed(int(torch.randint(2**62, (), generator=seeds)))
+            total = torch.full((len(m),), -math.inf, dtype=torch.float64)
+            done, stock = 0, m.new_empty(0, *m.shape)       # noise (samples, B, Z) not yet used
+            for k in result:
+                while done < k:
+                    c = min(max(chunk, 50), k - done)
+                    if c > len(stock):                      # drawn in fifties, whatever c is
+                        stock = torch.cat([stock, *(
+                            torch.randn(50, *m.shape, generator=rng, device=device, dtype=dtype)
+                            for _ in range(0, c - len(stock), 50))])
+                    noise, stock, done = stock[:c], stock[c:], done + c
+                    z = m + (0.5 * v).exp() * noise         # (c, B, Z)
+                    log_q = log_normal(noise) - 0.5 * v.sum(-1)
+                    log_p = torch.cat([log_likelihood(images, some) for some in z.split(chunk)])
+                    log_w = log_p.to(dtype) + log_prior(z) - log_q
+                    total = total.logaddexp(log_w.logsumexp(0).cpu().double())
+                result[k].append(total - math.log(k))
+    return {k: torch.cat(parts) for k, parts in result.items()}
+
+
+def nll(x, mu, logvar, log_likelihood, k=5000, **options):
+    """Minus log_marginal, which says what the arguments are, over images x (N, ...) of D numbers.
+
+    Returns {nats, bits_per_dim, k, n, stderr}: nats an image, nats / (D ln 2), k, N, and the
+    standard error of nats over images, None for a single one."""
+    log_p = log_marginal(x, mu, logvar, log_likelihood, (k,), **options)[k]
+    nats, n = -log_p.mean().item(), len(log_p)
+    return {"nats": nats, "bits_per_dim": nats / (x[0].numel() * math.log(2)), "k": k, "n": n,
+            "stderr": log_p.std().item() / math.sqrt(n) if n > 1 else None}
+
+
+# The Frechet distance between features of images
+
+FEATURES = {"lenet": 128, "inception": 2048}                # how many each extractor has
+
+
+def frechet(mean1, cov1, mean2, cov2):
+    """|mean1 - mean2|^2 + tr(cov1 + cov2 - 2 (cov1 cov2)^(1/2)), float64; means (d,), covs (d, d).
+
+    The square root's trace needs eigenvalues only: with cov1 = R R', those of cov1 cov2 are those
+    of R' cov2 R, which is symmetric: real, never negative, and right at any rank, where sqrtm of
+    the product is none of it. R is a Cholesky factor of either covariance, else of eigenvectors."""
+    mean1, cov1, mean2, cov2 = (part.cpu().double() for part in (mean1, cov1, mean2, cov2))
+    for cov, other in ((cov1, cov2), (cov2, cov1)):
+        root, failed = torch.linalg.cholesky_ex(cov)
+        if not failed:
+            break
+    else:
+        values, vectors = torch.linalg.eigh(cov)
+        root = vectors * values.clamp(min=0).sqrt()
+    values = torch.linalg.eigvalsh(root.T @ other @ root)
+    apart = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace()
+    return max((apart - 2 * values.clamp(min=0).sqrt().sum()).item(), 0.0)    # 0 up to rounding
+
+
+def statistics(batches):
+    """The mean (d,) and unbiased covariance (d, d), float64, of features that come in batches
+    (B, d), two rows or more in all."""
+    n = total = product = 0
+    for part in batches:
+        part = part.cpu().double()
+        if n == 0:
+            origin = part.mean(0)                           # else a large mean cancels the variance
+        part = part - origin
+        n, total, product = n + len(part), total + part.sum(0), product + part.T @ part
+    return origin + total / n, (product - total.outer(total) / n) / (n - 1)
+
+
+def to_bytes(images):
+    """Images as they would be saved: float in [0, 1] to the nearest uint8; uint8 unchanged."""
+    byte = images.dtype == torch.uint8
+    return images if byte else (images.float() * 255 + 0.5).clamp(0, 255).byte()
+
+
+def inception(data_dir):
+    """torchvision's Inception v3 without fc: (B, 3, 299, 299) in [-1, 1] -> (B, 2048), pooled.
+
+    Weights from data_dir, from torch's cache, or fetched; DataError says where to get them."""
+    models = torchvision().models
+    weights = models.Inception_V3_Weights.IMAGENET1K_V1
+    found = sorted(Path(data_dir).glob("inception_v3_google-*.pth"))
+    with torch.random.fork_rng(devices=[]):                 # aux_logits, because the file has them
+        net = models.inception_v3(aux_logits=True, transform_input=False, init_weights=False)
+    try:
+        if found:                                           # a name ends in the file's checksum
+            digest = hashlib.sha256(found[0].read_bytes()).hexdigest()
+            if not digest.startswith(found[0].stem.rpartition("-")[2]):
+                raise ValueError(f"{found[0]} is not what its name says")
+            state = torch.load(found[0], map_location="cpu", weights_only=True)
+        else:
+            state = weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
+        net.load_state_dict(state)
+    except Exception as error:                              # URLError, OSError, damaged bytes: any
+        raise DataError(f"Inception's weights are missing or damaged ({str(error).strip()[:120]}): "
+                        f"get {weights.url} and save it in {data_dir} under that name, or take the "
+                        "features of lenet.") from None
+    net.fc, net.aux_logits, net.AuxLogits = nn.Identity(), False, None
+    return net.eval()
+
+
+def inception_input(images):
+    """uint8 (B, 1 or 3, H, W) -> float (B, 3, 299, 299) in [-1, 1], by way of 32 x 32, so that sets
+    of all sizes are blurred alike. Grey is copied to three channels."""
+    x = images.expand(-1, 3, -1, -1).float() / 255
+    for size in (32, 299):
+        x = F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False,
+                          antialias=min(x.shape[2:]) > size)
+    return 2 * x - 1
+
+
+def extractor(kind, data, data_dir, device, shows=150_000):
+    """A function from images (n, C, H, W) to their `statistics`, and the features' name in tables.
+
+    "lenet": the penultimate layer, behind the ReLU, of `data`'s classifier; "inception": above."""
+    if kind == "lenet":
+        net = classifier(data, data_dir, shows)[0].features
+        prepare, size, name = lambda x: x.float() / 255, 500, f"LeNet of {data.name}, 128"
+    else:
+        net, prepare, size = inception(data_dir), inception_input, 50
+        name = "torchvision's Inception, 2,048 (3x32x32, then 299)"
+    net = net.to(device)
+
+    @torch.no_grad()
+    def measure(images):
+        return statistics(net(prepare(to_bytes(part.to(device)))) for part in images.split(size))
+    return measure, name
+
+
+def need_images(kind, counts):
+    """Raises DataError where there are fewer images than features; counts: {whose: how many}."""
+    for whose, n in counts.items():
+        if n < FEATURES[kind]:
+            raise DataError(f"{n:,} {whose} are too few for {FEATURES[kind]:,} features of {kind}: "
+                            "a Frechet distance needs as many images as features on either side.")
+
+
+def fid(kind, data, data_dir, images, seed=0, shows=150_000):
+    """The Frechet distance between images and all test images of `data`, a data.Dataset.
+
+    kind: "lenet", "inception" or "none"; images (n, C, H, W), uint8, or float in [0, 1], which is
+    rounded to uint8 first, as the set is; shows: of `classifier`. Returns None for "none", else
+    {value, floor, features, n}: floor is what as many train images score (at most all, seeded),
+    features a name to print beside the number. Raises DataError at fewer images than features."""
+    if kind == "none":
+        return None
+    train, test, n = data.train.x, data.test.x, len(images)
+    index = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:n]
+    need_images(kind, {"images": n, "test images": len(test), "train images": len(index)})
+    measure, name = extractor(kind, data, data_dir, test.device, shows)
+    known = vars(data).setdefault("statistics", {})         # a run measures these but once
+    key = kind, shows, seed, n
+    if key not in known:
+        known[key] = measure(test), measure(train[index.to(train.device)])
+    reference, floor = known[key]
+    return {"value": frechet(*measure(images), *reference), "floor": frechet(*floor, *reference),
+            "features": name, "n": n}
 
 
 # Figures: each returns a matplotlib Figure, for Run.figure
@@ -703,7 +1037,6 @@ def grid(images, row_names=(), header=False, red=None, xlabel="", ylabel=""):
     """Rows of images (R, C, channels, H, W) in [0, 1], with a name at the left of each row.
 
     `header` sets the first row and column apart; `red` (R, C) outlines images in red."""
-    import numpy as np
     x = (images.clamp(0, 1) * 255).round().byte().expand(-1, -1, 3, -1, -1).cpu().numpy()
     rows, columns, _, height, width = x.shape
     k = max(1, round(96 / height))                          # whole pixels stay crisp
@@ -765,7 +1098,7 @@ def curves(history, panels):
     return figure
 
 
-def scatter(panels, seed=0):
+def scatter(panels, seed=0, ticks=False):
     """2-D points coloured by class, a panel for each {title: (points (N, 2), y (N,), names)}.
 
     With more than 12 classes 12 seeded ones have a colour and the rest are grey."""
@@ -781,13 +1114,124 @@ def scatter(panels, seed=0):
             axis.scatter(*points[y == c].T, s=22 if many else 8, color=colour, marker=marker,
                          linewidths=0, label=f" {names[c]}")  # a leading _ would hide it
         axis.set_title(title, fontsize=10)
-        axis.set_xticks([])
-        axis.set_yticks([])
+        if not ticks:
+            axis.set_xticks([])
+            axis.set_yticks([])
         legend = axis.legend(fontsize=7, frameon=False, loc="center left",
                              bbox_to_anchor=(1, 0.5), markerscale=1.5)
         for text in legend.get_texts():
             text.set_parse_math(False)                      # a class may be called $x_1
     return figure
+
+
+def confusion(matrix, names, title=""):
+    """Counts and shares of the row: matrix (K, K) of counts, rows the true class; K names.
+
+    With more than 20 classes the 20 with the most mistakes, made or drawn to them, are shown."""
+    counts = np.asarray(matrix)
+    shares = counts / counts.sum(1, keepdims=True).clip(1)
+    wrong = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
+    drawn = np.sort((-wrong).argsort(kind="stable")[:20])
+    figure, (axes,) = new_figure(0.42 * len(drawn) + 2, 0.42 * len(drawn) + 1.4)
+    axes.imshow(shares[np.ix_(drawn, drawn)], cmap="Blues", vmin=0, vmax=1)
+    for i, row in enumerate(drawn):
+        for j, column in enumerate(drawn):
+            if counts[row, column]:
+                share = shares[row, column]
+                axes.text(j, i, f"{counts[row, column]:,}\n{100 * share:.0f} %", ha="center",
+                          va="center", fontsize=6, color="white" if share > 0.5 else "black")
+    words = [str(names[k])[:24] for k in drawn]
+    axes.set_xticks(range(len(drawn)), words, rotation=90, fontsize=7)
+    axes.set_yticks(range(len(drawn)), words, fontsize=7)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    axes.set_title(title, fontsize=10)
+    for text in (axes.title, *axes.get_xticklabels(), *axes.get_yticklabels()):
+        text.set_parse_math(False)                          # a class may be called $x_1
+    return figure
+
+
+def moon_panels(nets, source, target):
+    """Fig. 2 of Ganin et al. 2016: a row of four panels for each of {name: net}.
+
+    net(x (N, 2)) -> class probabilities (2, N), the probability of the source (1, N), hidden
+    neurons (D, N); source, target: Splits. + and - are the source's classes, dots the target; the
+    letters stand at the points nearest to the paper's."""
+    from matplotlib.figure import Figure
+    from sklearn.decomposition import PCA
+    figure, points = Figure(figsize=(13, 6.6), layout="constrained"), torch.cat([source.x, target.x])
+    letters = dict(zip("ABCD", torch.cdist(torch.tensor(
+        [(-2.4, -1.6), (-1.2, 0.4), (0.8, -0.5), (2.5, 1.5)]), points).argmin(1).tolist()))
+    low, high = source.x.min(0).values, source.x.max(0).values
+    across, up = (np.arange(k * a, k * b, 0.02) for k, a, b in zip((1.1, 1.5), low, high))
+    mesh = np.meshgrid(across, up)
+    mesh_points = torch.from_numpy(np.stack(mesh, -1).reshape(-1, 2))
+    titles = ("Label classification", "Representation PCA", "Domain classification",
+              "Hidden neurons")
+    for (name, net), row in zip(nets.items(), figure.subplots(len(nets), 4, squeeze=False)):
+        o, g, hidden = (part.reshape(-1, len(up), len(across)) for part in net(mesh_points))
+        pca = PCA(2).fit_transform(net(points)[2].T)        # its signs are arbitrary:
+        pca *= np.sign(pca[letters["B"]] - pca[letters["C"]]) * [-1, 1]       # B above left of C
+        for axis, title, xy in zip(row, titles, (points.numpy(), pca, points.numpy(), points)):
+            axis.set_title(title)
+            axis.tick_params(labelsize=8)
+            for k, marker, colour in (0, "+", "#dd0000"), (1, "_", "#007700"):
+                axis.scatter(*xy[:len(source)][source.y == k].T, 40, colour, marker)
+            axis.scatter(*xy[len(source):].T, 9, "black")
+            if axis in row[:2]:
+                axis.margins(0.15)
+                for letter, i in letters.items():
+                    axis.annotate(letter, xy[i], (-20 if letter in "AC" else 20, 22), color="blue",
+                                  textcoords="offset points",
+                                  fontsize=15, ha="center", va="center",
+                                  arrowprops=dict(arrowstyle="fancy", color="blue", shrinkA=6))
+        for axis, share, colours in ((row[0], o[0], ("#66bb66", "#ff8888")),
+                                     (row[2], g[0], ("#999999", "#8888ff"))):
+            axis.contourf(*mesh, share, [0, 0.5, 1], colors=colours, alpha=0.6, zorder=0)
+            axis.contour(*mesh, share, [0.5], colors="black", linewidths=3)
+        for k, neuron in enumerate(hidden):
+            row[3].contour(*mesh, neuron, [0.5], colors=f"C{k % 10}")
+        row[0].set_ylabel(name.upper(), fontsize=15)
+    return figure
+
+
+def draw_plane(run, name, decode, train, test, data):
+    """The figures of 2-D codes, train and test (N, 2): the plane, and decode(z) all over it."""
+    run.figure(f"plane_{name}", scatter({f"{name}, test codes": (
+        test.cpu().numpy(), data.test.y, data.classes)}, run.args.seed, ticks=True),
+        "Where the test images lie. N(0, I), from which samples are drawn, fills a disc of radius "
+        "2 to 3 around the origin.")
+    across, up = train.quantile(torch.linspace(0.02, 0.98, 20, device=train.device), 0).T
+    images = decode(torch.cartesian_prod(up.flip(0), across).flip(1)).unflatten(0, (20, 20))
+    run.figure(f"decoded_{name}", grid(images, xlabel="first neuron", ylabel="second neuron"),
+               "The same plane decoded, at 20 x 20 percentiles of the train codes, from 2 to 98.")
+
+
+def draw_swaps(run, data, codes, dec):
+    """The figures swap_grid, of test images and of unseen people, and interpolation_1 to 3.
+
+    codes: {"test", "unseen": (mu (N, Z), logvar (N, Z), s (N, S))}; the rows differ in the factors
+    that z should hold, where the set has any, else in class."""
+    seed = run.args.seed
+    inner = [name for name in data.factors if not data.train.of_class(name)]
+    for name, split, who in (("swap_grid", "test", "test images of the training classes"),
+                             ("swap_grid_unseen", "unseen", "people never trained on")):
+        if split in codes:
+            (mu, _, s), split = codes[split], data.splits()[split]
+            pose = torch.stack([split.factors[f] for f in inner] or [split.y])
+            pose = pose.unique(dim=1, return_inverse=True)[1]
+            columns, rows = pick(split.y, 8, seed), pick(pose, 8, seed + 1)
+            run.figure(name, swap_grid(dec, split.images(columns), s[columns], split.images(rows),
+                                       mu[rows]),
+                       f"From {who}. Each column should keep the class of the image above it, each "
+                       "row all else of the image at its left: pose, light or slant.")
+    (mu, _, s), test = codes["test"], data.test
+    six = pick(test.y, 6, seed + 2).repeat(6)[:6]
+    for k, pair in enumerate(six.split(2), 1):
+        run.figure(f"interpolation_{k}", interpolation_grid(
+            dec, test.images(pair), mu[pair], s[pair]),
+            "Between the two test images in the corners. Along a row only s moves, down a column "
+            "only z, on the diagonal both; every step should look likely.")
 
 
 def draw_tsne(run, data, codes, points):
@@ -809,10 +1253,67 @@ def draw_tsne(run, data, codes, points):
                    "The points of the panel 'z, mean' above, coloured by what z should hold.")
 
 
+# python eval.py fid A B
+
+
+def images_of(name, sets, shape):
+    """A side of the comparison as uint8 (N, C, size, size); shape: (C, size), or None for its own.
+
+    sets: {name: Dataset}, of which the test images count; name may also be an .npz file or a folder
+    of images of any depth. Raises DataError where it is none of them."""
+    from PIL import Image
+    path, suffixes = Path(name), Image.registered_extensions()
+    if name in sets:
+        x = sets[name].test.x
+    elif path.suffix == ".npz" and path.is_file():
+        with reading(path, "write it with numpy.savez(file, images=uint8 array N x H x W x C)"):
+            with np.load(path, allow_pickle=False) as file:
+                x = file["images"]
+            if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] not in (1, 3) or x.size == 0:
+                raise ValueError(f"images is {x.dtype} of shape {x.shape}")
+        x = torch.from_numpy(x).permute(0, 3, 1, 2)
+    else:
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes)
+        if not files:
+            raise DataError(f"{name} is no set of data.py, .npz file or folder of images.")
+        if shape is None:
+            with reading(files[0], "replace or remove it"), Image.open(files[0]) as image:
+                shape = 3, min(*image.size, 256)
+        x = read_images(files, shape[1], "L" if shape[0] == 1 else "RGB")
+    channels, size = shape or (x.shape[1], min(x.shape[2:]))
+    if x.shape[1] > channels:                               # to grey with Pillow's weights
+        x = (x * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, True).round().byte()
+    return fit_images(x, size).expand(-1, channels, -1, -1)
+
+
+def compare(a, b, features="lenet", data=None, data_dir="data", device="auto"):
+    """Prints the Frechet distance between two sides; `main` says what they may be."""
+    device = find_device(device)
+    sets = {name: load_data(name, data_dir) for name in (a, b) if name.partition(":")[0] in SETS}
+    judge = load_data(data, data_dir) if data else sets.get(b, sets.get(a))
+    if judge is None and features == "lenet":
+        raise DataError(f"Neither {a} nor {b} is a set whose LeNet could give the features: name "
+                        "one with --data, or take --features inception.")
+    judge = judge and judge.to(device)
+    second = images_of(b, sets, judge and judge.train.x.shape[1:3])
+    first = images_of(a, sets, second.shape[1:3])
+    need_images(features, {f"images of {a}": len(first), f"images of {b}": len(second)})
+    print(f"images    {len(first):,} of {a}, {len(second):,} of {b}", flush=True)
+    if data or not sets:
+        measure, name = extractor(features, judge, data_dir, device)
+        result = {"value": frechet(*measure(first), *measure(second)), "features": name}
+        floor = "none: it takes the train images of a set"
+    else:                                                   # against the test images of a set
+        result = fid(features, judge, data_dir, first if b in sets else second)
+        floor = f"{result['floor']:.4g} (as many train images of {judge.name})"
+    print(f"features  {result['features']}\nfloor     {floor}\ndistance  {result['value']:.4g}")
+
+
 # python eval.py table DIR
 
 TABLES = {"cyclevae": ("epochs", "seconds", "test_recon", "test_kl", "live_dims", "s_test_acc",
                        "z_test_acc", "z_mean_test_acc", "chance")}
+TABLES["mathieu"] = (*TABLES["cyclevae"], "swap_class_acc")
 
 
 def table(folder):
@@ -837,9 +1338,24 @@ def table(folder):
 
 def main(argv=None):
     parser = Parser(__doc__)
-    parser.add_argument("command", choices=["table"])
-    parser.add_argument("folder")
-    print(table(parser.parse_args(argv).folder))
+    parser.add_argument("command", choices=["table", "fid"])
+    parser.add_argument("what", nargs="+", metavar="PATH", help="table: a folder of runs. fid: two "
+                        "of folders of images, .npz files (`images` uint8 N x H x W x C) and sets "
+                        "of data.py (their test images); the second side, or a set, gives the size")
+    add = parser.add_argument_group("fid").add_argument
+    add("--features", choices=list(FEATURES), default="lenet", help="the LeNet of the second side, "
+        "or of the first, or torchvision's Inception (default: %(default)s)")
+    add("--data", metavar="NAME", help="the set whose LeNet it is, where neither side is a set")
+    add("--data-dir", default="data", metavar="DIR", help="where data sets and networks lie")
+    add("--device", **DEVICE)
+    args = vars(parser.parse_intermixed_args(argv))
+    what, command = args.pop("what"), args.pop("command")
+    if len(what) != (1 if command == "table" else 2):
+        parser.error("table takes one folder, fid two sides")
+    if command == "table":
+        print(table(*what))
+    else:
+        compare(*what, **args)
 
 
 if __name__ == "__main__":

@@ -5,18 +5,26 @@ The slow versions stand here, written from what the papers' released code does.
 """
 
 import argparse
+import math
+import os
 import statistics
 import sys
 import time
 from pathlib import Path
 
-import torch
-from torch import nn
+os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # the profiler says when it starts and stops
+
+import scipy.linalg  # noqa: E402
+import threadpoolctl  # noqa: E402
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cyclevae  # noqa: E402
-from data import batches, load, pairs  # noqa: E402
+import eval as evaluation  # noqa: E402
+import vae  # noqa: E402
+from data import DataError, batches, load, pairs, torchvision  # noqa: E402
 
 
 def ratio(slow, fast, rounds=9, calls=4):
@@ -158,6 +166,142 @@ def bench_data():
     )
 
 
+def mnist_vae(arch):
+    """vae.py's networks for MNIST: the IWAE paper's MLP, or the convolutional pair."""
+    hidden, z_dim = ([200, 200], 50) if arch == "fc" else ([512], 32)
+    options = dict(model="vae", arch=arch, hidden=hidden, z_dim=z_dim, activation="tanh")
+    torch.manual_seed(0)
+    return vae.Encoder((1, 28, 28), options), vae.Decoder((1, 28, 28), options)
+
+
+@torch.no_grad()
+def usual_log_marginal(enc, dec, x, k, rng):
+    """log p_k(x) (N,) as vae_vampprior and others compute it: an image at a time, repeated 100
+    times and encoded again for every 100 samples, log p(x|z) from probabilities, log q from z, all
+    k log weights kept till the end. Both normal densities lack their log 2 pi, which cancels."""
+    found = []
+    for image in x:
+        log_w = []
+        for _ in range(k // 100):
+            batch = image.expand(100, *image.shape)
+            mu, logvar = enc(batch)
+            z = mu + (0.5 * logvar).exp() * torch.randn(mu.shape, generator=rng)
+            p = dec(z).sigmoid().clamp(1e-5, 1 - 1e-5)
+            log_p = (batch * p.log() + (1 - batch) * (1 - p).log()).flatten(1).sum(1)
+            log_q = -0.5 * (logvar + (z - mu).square() / logvar.exp()).sum(1)
+            log_w.append(log_p - 0.5 * z.square().sum(1) - log_q)
+        found.append(torch.cat(log_w).logsumexp(0) - math.log(k))
+    return torch.stack(found)
+
+
+def our_log_marginal(enc, dec, x, k):
+    with torch.no_grad():
+        mu, logvar = enc(x)
+    return evaluation.log_marginal(
+        x, mu, logvar, lambda x, z: vae.bernoulli_log_likelihood(x, dec(z)), ks=(k,)
+    )[k]
+
+
+def peak_memory(call):
+    """The most bytes of tensors that were alive at once within call()."""
+    kind = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=kind, profile_memory=True) as profile:
+        call()
+    alive = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            alive += event.nbytes()
+            peak = max(peak, alive)
+    return peak
+
+
+def bench_eval():
+    x = (torch.rand(20, 1, 28, 28, generator=torch.Generator().manual_seed(0)) < 0.2).float()
+    for arch in ("fc", "conv"):
+        nets = mnist_vae(arch)
+        r, a, b = ratio(
+            lambda: usual_log_marginal(*nets, x, 500, torch.Generator().manual_seed(0)),
+            lambda: our_log_marginal(*nets, x, 500),
+            calls=1,
+        )
+        row(f"log p_k(x), 20 images, k = 500, {arch}", "encoding every 100 samples", a, b, r)
+        few, many = (peak_memory(lambda: our_log_marginal(*nets, x, k)) for k in (500, 5000))
+        print(f"  its tensors take {few / 1e6:.1f} MB at k = 500, {many / 1e6:.1f} MB at k = 5,000")
+
+    rng = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(10_000, 2048, generator=rng, dtype=torch.float64) for _ in "xy")
+    mean, cov1, cov2 = torch.zeros(2048), x.T.cov(), y.T.cov()
+
+    def usual():
+        root = scipy.linalg.sqrtm((cov1 @ cov2).numpy()).real.trace()
+        return (cov1.trace() + cov2.trace()).item() - 2 * root
+
+    def ours():
+        return evaluation.frechet(mean, cov1, mean, cov2)
+
+    with threadpoolctl.threadpool_limits(torch.get_num_threads()):  # scipy brings its own BLAS
+        r, a, b = ratio(usual, ours, rounds=5, calls=1)
+    row("Frechet distance of 2,048 features", "scipy's sqrtm", a, b, r)
+
+
+def bench_vae(data_dir):
+    """An epoch of the 784-400-20 VAE on MNIST: a DataLoader over torchvision's set with ToTensor,
+    Adam's loop and a loss read every step, against vae.py's own training loop."""
+    try:
+        root, data = Path(data_dir), load("mnist", data_dir)
+    except DataError as error:
+        return print(f"epoch of the 784-400-20 VAE: left out ({error})")
+    torchvision()
+    from torchvision.datasets import MNIST
+    from torchvision.transforms import ToTensor
+
+    shape = (1, 28, 28)
+    options = dict(model="vae", arch="fc", hidden=[400], z_dim=20, activation="relu")
+    usual, ours = ([Net(shape, options) for Net in (vae.Encoder, vae.Decoder)] for _ in range(2))
+    parameters = [[p for net in nets for p in net.parameters()] for nets in (usual, ours)]
+    opt, fused = (torch.optim.Adam(p, 1e-3, fused=f) for p, f in zip(parameters, (False, True)))
+    images = torch.utils.data.Subset(
+        MNIST(root, transform=ToTensor(), download=True), range(len(data.train))
+    )
+    loaders = [
+        torch.utils.data.DataLoader(images, 128, shuffle=True, drop_last=True, num_workers=n)
+        for n in (0, 2)
+    ]
+    rng, args = torch.Generator().manual_seed(0), argparse.Namespace(
+        model="vae", likelihood="bernoulli", z_dim=20, beta=1.0, iwae=None
+    )
+
+    def usual_epoch(loader):
+        total, (enc, dec) = 0.0, usual
+        for x, _ in loader:
+            mu, logvar = enc(x)
+            z = mu + (0.5 * logvar).exp() * torch.randn_like(mu)
+            bce = nn.functional.binary_cross_entropy(dec(z).sigmoid(), x, reduction="sum")
+            loss = (bce - 0.5 * (1 + logvar - mu.square() - logvar.exp()).sum()) / len(x)
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            total += loss.item()
+
+    def our_epoch():
+        terms = []
+        for index in batches(data.train, 128, rng):
+            x = evaluation.binarize(data.train.images(index), rng)
+            term = vae.losses([ours], x, rng, args)
+            fused.zero_grad()
+            term[0].backward()
+            fused.step()
+            terms.append(term.detach())
+        torch.stack(terms).mean(0).tolist()
+
+    rows = [
+        (*ratio(lambda: usual_epoch(loader), our_epoch, rounds=5, calls=1), workers)
+        for loader, workers in zip(loaders, ("no workers", "2 workers"))
+    ]
+    r, a, b, workers = min(rows)  # the faster of the two
+    row("epoch of the 784-400-20 VAE, MNIST", f"a DataLoader with {workers}", a, b, r)
+
+
 def row(what, baseline, slow, fast, r):
     times = f"{1e3 * slow:.1f} ms / {1e3 * fast:.1f} ms"
     print(f"{what:44s} {r:.2f} times as fast as {baseline} ({times})", flush=True)
@@ -168,7 +312,11 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    torch.set_num_threads(parser.parse_args().threads)
+    parser.add_argument("--data-dir", default="data", help="where MNIST lies")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     bench_cyclevae()
     bench_data()
+    bench_eval()
+    bench_vae(arguments.data_dir)

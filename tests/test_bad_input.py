@@ -2,12 +2,15 @@
 
 import json
 import sys
+from unittest import mock
 
 import pytest
 import torch
 from PIL import Image
 
 import cyclevae
+import mathieu
+import vae
 from eval import command_line
 
 
@@ -42,36 +45,26 @@ def run_folder(tmp_path, content=None, raw=None):
     return str(folder)
 
 
-def trained(tmp_path, **changes):
-    """A checkpoint as cyclevae.py writes it, with changes."""
-    parser_args = {
-        "data": "digits",
-        "data_dir": str(tmp_path),
-        "epochs": 3,
-        "z_dim": 4,
-        "s_dim": 4,
-        "leak": 0.2,
-        "seed": 0,
-        "image_size": None,
-        "limit": None,
-        "smoke": False,
-        "batch_size": 8,
-        "lr": 1e-3,
-        "kl_weight": 1.0,
-        "recon_weight": 2.0,
-        "reverse_weight": 10.0,
-        "device": "cpu",
-        "compile": False,
-        "amp": False,
-    }
-    nets = cyclevae.build((1, 28, 28), parser_args)
+def trained(script, tmp_path, **changes):
+    """A checkpoint of a script with its default arguments for digits, and with changes."""
+
+    class Caught(Exception):
+        pass
+
+    def stop(_, args):
+        raise Caught(args)
+
+    with mock.patch.object(script, "Run", stop), pytest.raises(Caught) as caught:
+        script.main(["--data", "digits", "--data-dir", str(tmp_path), "--epochs", "3"])
+    leave = ("resume", "eval_only", "overwrite", "out", "command")
+    args = {k: v for k, v in vars(caught.value.args[0]).items() if k not in leave}
     content = {
-        "script": "cyclevae",
-        "args": parser_args,
+        "script": script.__name__,
+        "args": args,
         "epoch": 1,
         "shape": [1, 28, 28],
         "n_classes": 10,
-        "nets": {k: v.state_dict() for k, v in nets.items()},
+        "nets": dict.fromkeys(("enc", "dec", "disc"), {}),
         "parts": {},
         "history": [],
         "best": 1.0,
@@ -86,130 +79,210 @@ class Runs:
         return (sys.exit, ("code from a checkpoint was run",))
 
 
+def bad_values(flags):
+    return {
+        f"{flag} {value}": ((lambda f, v: lambda t, script: [f, v])(flag, value), flag)
+        for flag, values in flags.items()
+        for value in values
+    }
+
+
 ROWS = {
-    "unknown set": (lambda t: ["--data", "nothing"], "nothing"),
-    "mnist missing and no network": (lambda t: ["--data", "mnist"], "sprites"),
-    "sprites2015 missing": (lambda t: ["--data", "sprites2015"], "sprites"),
+    "unknown set": (lambda t, script: ["--data", "nothing"], "nothing"),
+    "mnist missing and no network": (lambda t, script: ["--data", "mnist"], "sprites"),
+    "sprites2015 missing": (lambda t, script: ["--data", "sprites2015"], "sprites"),
     "empty image folder": (
-        lambda t: ["--data", "folder:" + str((t / "empty").mkdir() or t / "empty")],
+        lambda t, script: ["--data", "folder:" + str((t / "empty").mkdir() or t / "empty")],
         "empty",
     ),
-    "missing image folder": (lambda t: ["--data", f"folder:{t / 'nowhere'}"], "nowhere"),
-    "one class only": (lambda t: ["--data", images(t / "one", 8)], "class"),
-    "a class with one image": (lambda t: ["--data", images(t / "pair", 6, 1)], "class"),
-    "damaged png": (damaged_png, "0.png"),
-    "image size without networks": (
-        lambda t: ["--data", "digits", "--image-size", "40"],
-        "--image-size",
-    ),
+    "missing image folder": (lambda t, script: ["--data", f"folder:{t / 'nowhere'}"], "nowhere"),
+    "one class only": (lambda t, script: ["--data", images(t / "one", 8)], "class"),
+    "damaged png": (lambda t, script: damaged_png(t), "0.png"),
     "data folder is a file": (
-        lambda t: ["--data-dir", str((t / "f").write_text("x") and t / "f")],
+        lambda t, script: ["--data-dir", str((t / "f").write_text("x") and t / "f")],
         "f",
     ),
-    "out is a file": (lambda t: ["--out", str((t / "f").write_text("x") and t / "f")], "--out"),
-    "out holds a run": (lambda t: ["--out", run_folder(t, {})], "--overwrite"),
-    "resume without out": (lambda t: ["--resume"], "--out"),
-    "eval-only without out": (lambda t: ["--eval-only"], "--out"),
+    "out is a file": (
+        lambda t, script: ["--out", str((t / "f").write_text("x") and t / "f")],
+        "--out",
+    ),
+    "out holds a run": (lambda t, script: ["--out", run_folder(t, {})], "--overwrite"),
+    "resume without out": (lambda t, script: ["--resume"], "--out"),
+    "eval-only without out": (lambda t, script: ["--eval-only"], "--out"),
     "resume and eval-only": (
-        lambda t: ["--resume", "--eval-only", "--out", str(t / "old")],
+        lambda t, script: ["--resume", "--eval-only", "--out", str(t / "old")],
         "choose",
     ),
-    "resume without a run": (lambda t: ["--resume", "--out", str(t / "none")], "last.pt"),
-    "eval-only without a run": (lambda t: ["--eval-only", "--out", str(t / "none")], "best.pt"),
+    "resume without a run": (lambda t, script: ["--resume", "--out", str(t / "none")], "last.pt"),
+    "eval-only without a run": (
+        lambda t, script: ["--eval-only", "--out", str(t / "none")],
+        "best.pt",
+    ),
     "not a checkpoint": (
-        lambda t: ["--eval-only", "--out", run_folder(t, raw=b"hello")],
+        lambda t, script: ["--eval-only", "--out", run_folder(t, raw=b"hello")],
         "best.pt",
     ),
     "truncated checkpoint": (
-        lambda t: ["--resume", "--out", run_folder(t, raw=b"PK\3\4" + bytes(99))],
+        lambda t, script: ["--resume", "--out", run_folder(t, raw=b"PK\3\4" + bytes(99))],
         "last.pt",
     ),
     "checkpoint that would run code": (
-        lambda t: ["--eval-only", "--out", run_folder(t, {"script": Runs()})],
+        lambda t, script: ["--eval-only", "--out", run_folder(t, {"script": Runs()})],
         "best.pt",
     ),
     "checkpoint of another script": (
-        lambda t: ["--eval-only", "--out", run_folder(t, trained(t, script="mathieu"))],
-        "mathieu.py",
+        lambda t, script: [
+            "--eval-only",
+            "--out",
+            run_folder(t, {**trained(script, t), "script": "other"}),
+        ],
+        "other.py",
     ),
     "checkpoint of another image shape": (
-        lambda t: ["--eval-only", "--out", run_folder(t, trained(t, shape=[3, 32, 32]))],
+        lambda t, script: [
+            "--eval-only",
+            "--out",
+            run_folder(t, trained(script, t, shape=[3, 32, 32])),
+        ],
         "shape|images of",
     ),
     "checkpoint with weights of another size": (
-        lambda t: [
+        lambda t, script: [
             "--eval-only",
             "--out",
-            run_folder(t, trained(t, nets=dict.fromkeys(("enc", "dec"), {}))),
+            run_folder(t, trained(script, t)),
         ],
         "shape",
     ),
     "checkpoint without weights": (
-        lambda t: ["--eval-only", "--out", run_folder(t, {"script": "cyclevae"})],
+        lambda t, script: ["--eval-only", "--out", run_folder(t, {"script": script.__name__})],
         "damaged",
     ),
     "checkpoint of other classes": (
-        lambda t: ["--eval-only", "--out", run_folder(t, trained(t, n_classes=7))],
+        lambda t, script: ["--eval-only", "--out", run_folder(t, trained(script, t, n_classes=7))],
         "classes",
     ),
     "resume with another flag": (
-        lambda t: ["--resume", "--out", run_folder(t, trained(t)), "--z-dim", "5"],
+        lambda t, script: ["--resume", "--out", run_folder(t, trained(script, t)), "--z-dim", "5"],
         "--z-dim",
     ),
     "resume with fewer epochs": (
-        lambda t: ["--resume", "--out", run_folder(t, trained(t)), "--epochs", "2"],
+        lambda t, script: ["--resume", "--out", run_folder(t, trained(script, t)), "--epochs", "2"],
         "up",
     ),
     "eval-only with epochs": (
-        lambda t: ["--eval-only", "--out", run_folder(t, trained(t)), "--epochs", "9"],
+        lambda t, script: [
+            "--eval-only",
+            "--out",
+            run_folder(t, trained(script, t)),
+            "--epochs",
+            "9",
+        ],
         "--epochs",
     ),
     "damaged args.json": (
-        lambda t: [
+        lambda t, script: [
             "--resume",
             "--out",
             str((t / "a").mkdir() or (t / "a" / "args.json").write_text("{") and t / "a"),
         ],
         "args.json",
     ),
-    "unknown flag": (lambda t: ["--no-such-flag"], "--no-such-flag"),
-    "unknown device": (lambda t: ["--device", "abacus"], "--device"),
+    "unknown flag": (lambda t, script: ["--no-such-flag"], "--no-such-flag"),
+    "unknown device": (lambda t, script: ["--device", "abacus"], "--device"),
     "a device that is not there": (
-        lambda t: ["--device", "mps" if torch.cuda.is_available() else "cuda"],
+        lambda t, script: ["--device", "mps" if torch.cuda.is_available() else "cuda"],
         "--device",
     ),
-    **{
-        f"{flag} {value}": ((lambda f, v: lambda t: [f, v])(flag, value), flag)
-        for flag, values in {
+    **bad_values(
+        {
             "--epochs": ("0", "1.5", "x"),
             "--batch-size": ("1", "-3"),
             "--lr": ("0", "nan", "inf", "-1"),
             "--seed": ("-1", "x"),
             "--limit": ("0",),
             "--image-size": ("0", "7", "9999"),
-            "--s-dim": ("0",),
             "--z-dim": ("0", "2.5"),
-            "--leak": ("-0.1", "2"),
-            "--recon-weight": ("0", "nan"),
-            "--kl-weight": ("-1", "inf"),
-            "--reverse-weight": ("-1", "x"),
-        }.items()
-        for value in values
+        }
+    ),
+}
+
+PAIRS = {
+    "a class with one image": (lambda t, script: ["--data", images(t / "pair", 6, 1)], "class")
+}
+OWN = {
+    cyclevae: {
+        **PAIRS,
+        "image size without networks": (
+            lambda t, script: ["--data", "digits", "--image-size", "40"],
+            "--image-size",
+        ),
+        **bad_values(
+            {
+                "--s-dim": ("0",),
+                "--leak": ("-0.1", "2"),
+                "--recon-weight": ("0", "nan"),
+                "--kl-weight": ("-1", "inf"),
+                "--reverse-weight": ("-1", "x"),
+            }
+        ),
     },
+    mathieu: {
+        **PAIRS,
+        **bad_values(
+            {
+                "--s-dim": ("0",),
+                "--arch": ("huge",),
+                "--discriminator": ("none",),
+                "--recon-weight": ("0", "nan"),
+                "--kl-weight": ("-1", "inf"),
+                "--adv-weight": ("-1", "x"),
+            }
+        ),
+    },
+    vae: {
+        "image size without networks": (
+            lambda t, script: ["--data", "digits", "--arch", "conv", "--image-size", "37"],
+            "--image-size",
+        ),
+        "an autoencoder that is not there": (
+            lambda t, script: ["--data", "digits", "--model", "nae", "--ae", "nowhere.pt"],
+            "nowhere.pt",
+        ),
+        **bad_values(
+            {
+                "--model": ("gan",),
+                "--arch": ("huge",),
+                "--hidden": ("0", "x"),
+                "--beta": ("-1", "nan"),
+                "--likelihood": ("poisson",),
+                "--sigma": ("0",),
+                "--iwae": ("0",),
+                "--nll-k": ("0",),
+                "--nll-n": ("1",),
+                "--fid": ("yes",),
+            }
+        ),
+    },
+}
+CASES = {
+    f"{script.__name__}: {what}": (script, *row)
+    for script, own in OWN.items()
+    for what, row in (ROWS | own).items()
 }
 
 
-@pytest.mark.parametrize("argv, words", ROWS.values(), ids=ROWS)
+@pytest.mark.parametrize("script, argv, words", CASES.values(), ids=CASES)
 def test_bad_input_is_one_sentence_status_2_and_nothing_written(
-    argv, words, tmp_path, capsys, monkeypatch
+    script, argv, words, tmp_path, capsys, monkeypatch
 ):
-    argv = argv(tmp_path)
+    argv = argv(tmp_path, script)
     monkeypatch.chdir(tmp_path)  # --out and --data-dir default to folders here
     before = snapshot(tmp_path)
     if "--data-dir" not in argv:
         argv = [*argv, "--data-dir", str(tmp_path / "data")]
     with pytest.raises(SystemExit) as stop:
-        command_line(lambda: cyclevae.main(argv))
+        command_line(lambda: script.main(argv))
     error = capsys.readouterr().err
     assert stop.value.code == 2, error
     assert error.count("\n") == 1 and error.rstrip().endswith("."), error
@@ -239,7 +312,7 @@ def test_a_truncated_mnist_file_is_named(data_dir, tmp_path, capsys):
 
 def test_overwrite_replaces_the_run_only_once_the_data_are_there(tmp_path, capsys):
     folder = tmp_path / "old"
-    run_folder(tmp_path, trained(tmp_path))
+    run_folder(tmp_path, trained(cyclevae, tmp_path))
     (folder / "args.json").write_text(json.dumps({"script": "cyclevae"}))
     before = snapshot(folder)
     with pytest.raises(SystemExit):

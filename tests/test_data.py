@@ -325,6 +325,30 @@ def test_sprites2015_reads_even_characters_upright_without_the_hurt_row(tmp_path
     assert len(load("sprites2015", tmp_path, limit=1).classes) == 10
 
 
+def svhn_files(folder):
+    """train_32x32.mat and test_32x32.mat as published: X (32, 32, 3, N), y 1 to 10, 10 for zero."""
+    from scipy.io import savemat
+    rng, images = np.random.default_rng(0), {}
+    for part, n in (("train", 60), ("test", 20)):
+        x = rng.integers(0, 256, (n, 32, 32, 3)).astype(np.uint8)
+        y = np.arange(n) % 10 + 1
+        savemat(folder / f"{part}_32x32.mat", {"X": x.transpose(1, 2, 3, 0), "y": y[:, None]})
+        images |= {image.transpose(2, 0, 1).tobytes(): (part, int(k) % 10)
+                   for image, k in zip(x, y)}
+    return images
+
+
+def test_svhn_is_read_upright_with_ten_as_zero_and_its_own_test_split(tmp_path):
+    published = svhn_files(tmp_path)
+    svhn = load("svhn", tmp_path)
+    assert svhn.classes == list("0123456789") and svhn.train.x.shape[1:] == (3, 32, 32)
+    for key, split in svhn.splits().items():
+        part = "test" if key == "test" else "train"
+        assert [published[image] for image in bytes_of(split)] == [(part, y) for y in
+                                                                   split.y.tolist()]
+    assert len(svhn.test) == 20 and len(svhn.train) + len(svhn.val) == 60
+
+
 def faces_file(path):
     joblib = pytest.importorskip("joblib")
     images = np.random.default_rng(0).integers(0, 243, (400, 64, 64)).astype(np.float64)
@@ -427,6 +451,11 @@ def bad_mat(root, content=None):
     path.write_bytes(content) if content else truncated(path)
 
 
+def bad_svhn(root):
+    svhn_files(root)
+    truncated(root / "test_32x32.mat")
+
+
 def bad_pgm(root):
     folder = root / "CroppedYale/yaleB01"
     folder.mkdir(parents=True)
@@ -468,6 +497,8 @@ BAD = {                                                   # what: command, prepa
     "not idx": ("mnist", lambda root: bad_idx(root, "magic"), "t10k-labels-idx1-ubyte.gz is trunc"),
     "idx files do not match": ("mnist", lambda root: bad_idx(root, "labels"),
                                "train-.* do not belong together"),
+    "svhn missing": ("svhn", None, "train_32x32.mat is missing and could not be fetched"),
+    "svhn truncated": ("svhn", bad_svhn, "test_32x32.mat is truncated"),
     "mat truncated": ("sprites2015", bad_mat, "sprites_4.mat is truncated"),
     "mat not HDF5": ("sprites2015", lambda root: bad_mat(root, b"MATLAB 5"), "sprites_4.mat is"),
     "pkz truncated": ("faces", bad_faces, "olivetti_py3.pkz is truncated"),
@@ -487,7 +518,7 @@ BAD = {                                                   # what: command, prepa
 @pytest.mark.parametrize("row", BAD)
 def test_bad_input_gets_one_sentence_and_status_2(row, tmp_path, capsys, monkeypatch):
     command, prepare, message = BAD[row]
-    for name in ("mnist", "faces"):
+    for name in ("mnist", "faces", "svhn"):
         monkeypatch.setattr(data.SETS[name], "fetch", no_download)
     if prepare:
         prepare(tmp_path)

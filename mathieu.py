@@ -1,0 +1,340 @@
+"""Disentangling with an adversary: Mathieu et al., NIPS 2016, arxiv.org/abs/1611.03383
+
+In go images with a class. Out come two codes: s (specified), meant for the class and nothing else,
+and z (unspecified), for the rest. Written to runs/mathieu-<data>: pictures, probes, a report.
+
+x1, x2 of one class y, z ~ q(z|x), z' from N(0, I) or of another image:
+  L_swap = |x1 - Dec(z1, s2)|^2, and 1 and 2 exchanged;  L_own = |x1 - Dec(z1, s1)|^2
+  L_adv = -log Disc(Dec(z', s1), y);  L_Disc = -log Disc(x1, y) - log(1 - Disc(Dec(z', s1), y))
+  L = recon_weight L_swap + own_weight L_own + kl_weight KL(q(z|x)||N(0, I)) + adv_weight L_adv
+`generate` has the first two and the KL, `adversary` the logarithms. L moves Enc and Dec, L_Disc
+Disc. L_swap alone is content with a z that tells all; L_adv wants the class of s whatever z says.
+
+A term is a sum over pixels or latents, a mean over images, in nats. In this unit the released
+weights are swap 4, own 2, KL 0.6, adversary 0.01 C H W; in Jha et al.'s port, not far from that, z
+holds 19 nats and gives away 66.8 % of the digits. Here z is scarcer, and drops the class first.
+
+  python mathieu.py                    # MNIST, TIME: s names SSS %, sampled z ZZZ %
+  python mathieu.py --adv-weight 0     # the ablation: no adversary
+
+Departures: z' is from the prior for half of the images (that path of the released code trains
+nothing); logvar is log sigma^2 throughout (theirs is log sigma in the KL's gradient); z does not
+see s (as released; the paper's does); Adam for all with a falling step size; `small` is three 5x5
+convolutions, `big` the released networks without dropout, one norm and the grey frame around 28
+pixels. As released, Disc and L_adv aim at 0.95 for real. --discriminator pair is of Jha et al.
+"""
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from data import batches, load as load_data, need_pairs, pairs
+from eval import (Run, accelerate, checkpoint, classes_of, classifier, command_line, cosine, curves,
+                  decode, draw_swaps, draw_tsne, encode, flags, grid, held_out, number, parse,
+                  percent, pick, probe_codes, restore, settled, tell_codes)
+
+# What a flag is where it is not typed. Small sets need many epochs.
+PRESETS = {name: dict(s_dim=dim, z_dim=dim, epochs=epochs) for name, dim, epochs in
+           (("digits", 16, 100), ("faces", 64, 500), ("yaleb", 64, 100), ("sprites", 64, 20),
+            ("sprites2015", 64, 35))}
+SMOKE = dict(data="digits", limit=640, batch_size=32, epochs=15)
+
+# Networks: convolutions (kernel, stride, maps) of Enc, which Dec takes backwards, and of Disc,
+# where the last entry says whether the class comes in there. `big` is the released network.
+ARCH = {"small": ([(5, 2, 16), (5, 2, 32), (5, 2, 64)],
+                  [(5, 2, 16, True), (5, 2, 32, True), (5, 2, 64, True)]),
+        "big": ([(3, 1, 16), (3, 1, 16), (2, 2, 32), (3, 1, 32), (2, 2, 64), (3, 1, 64),
+                 (2, 2, 128), (3, 1, 128)],
+                [(3, 1, 16, False), (2, 2, 16, True), (2, 2, 32, False), (3, 1, 32, True),
+                 (2, 2, 64, False), (3, 1, 64, True), (3, 1, 64, False)])}
+
+
+def sides(size, plan):
+    """Sides of the maps, from the image's to the last layer's: 28, 14, 7, 4 for `small`."""
+    found = [size]
+    for kernel, stride, *_ in plan:
+        found.append((found[-1] + (kernel - 1) // 2 * 2 - kernel) // stride + 1)
+    return found
+
+
+class Encoder(nn.Module):
+    """x (B, C, H, W) -> mu (B, Z), logvar (B, Z) of q(z|x), always log sigma^2, and s (B, S)."""
+
+    def __init__(self, shape, z_dim, s_dim, arch):
+        super().__init__()
+        plan, layers, channels = ARCH[arch][0], [], shape[0]
+        for kernel, stride, maps in plan:                   # side 28, 14, 7, 4 or 64, 32, 16, 8
+            layers += [nn.Conv2d(channels, maps, kernel, stride, (kernel - 1) // 2, bias=False),
+                       nn.BatchNorm2d(maps), nn.ReLU(inplace=True)]
+            channels = maps
+        self.trunk = nn.Sequential(*layers, nn.Flatten())   # (B, flat)
+        flat = channels * sides(shape[1], plan)[-1] ** 2
+        self.mu, self.logvar = nn.Linear(flat, z_dim), nn.Linear(flat, z_dim)
+        self.s = nn.Linear(flat, s_dim)
+
+    def forward(self, x):
+        h = self.trunk(x)
+        return self.mu(h), self.logvar(h), self.s(h)
+
+
+class Decoder(nn.Module):
+    """z (B, Z), s (B, S) -> images (B, C, H, W) in [0, 1]."""
+
+    def __init__(self, shape, z_dim, s_dim, arch):
+        super().__init__()
+        plan, side = ARCH[arch][0], sides(shape[1], ARCH[arch][0])
+        widths = [shape[0], *(maps for _, _, maps in plan)]
+        top = (widths[-1], side[-1], side[-1])              # what comes of z and what of s is added
+        layers = [nn.Linear(z_dim + s_dim, top[0] * side[-1] ** 2), nn.Unflatten(1, top)]
+        if arch == "small":                                 # the released network goes on without
+            layers += [nn.BatchNorm2d(top[0]), nn.ReLU(inplace=True)]
+        for i, (kernel, stride, _) in reversed(list(enumerate(plan))):  # side 4, 7, 14, 28
+            odd = side[i] - (side[i + 1] - 1) * stride + (kernel - 1) // 2 * 2 - kernel
+            layers += [nn.ConvTranspose2d(widths[i + 1], widths[i], kernel, stride,
+                                          (kernel - 1) // 2, odd, bias=i == 0),
+                       nn.BatchNorm2d(widths[i]), nn.ReLU(inplace=True)]
+        self.up = nn.Sequential(*layers[:-2], nn.Sigmoid())  # no norm behind the last
+
+    def forward(self, z, s):
+        return self.up(torch.cat([z, s], 1))
+
+
+class Discriminator(nn.Module):
+    """Images x (B, C, H, W) -> logits (B,) that they are real and of the class of y (B,), whose
+    embeddings are added to the maps, or, where `pair`, of the class of the images `beside`."""
+
+    def __init__(self, shape, n_classes, arch, pair):
+        super().__init__()
+        plan, self.pair, channels = ARCH[arch][1], pair, shape[0] * (1 + pair)
+        self.convs, self.norms, self.embeds = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for kernel, stride, maps, conditioned in plan:
+            self.convs.append(nn.Conv2d(channels, maps, kernel, stride, (kernel - 1) // 2))
+            # The statistics are the batch's, of real images or of made ones; none are kept.
+            self.norms.append(nn.BatchNorm2d(maps, track_running_stats=False))
+            table = 0.1 * torch.randn(n_classes, 16 * maps)  # N(0, 1) would drown the image
+            self.embeds.append(nn.Embedding.from_pretrained(table, freeze=False)
+                               if conditioned and not pair else None)
+            channels = maps
+        self.head = nn.Linear(channels * sides(shape[1], plan)[-1] ** 2, 1)
+
+    def forward(self, x, y, beside):
+        h = torch.cat([x, beside], 1) if self.pair else x
+        for conv, norm, embed in zip(self.convs, self.norms, self.embeds):
+            h = conv(h)
+            if embed:                                       # (B, maps, 4, 4), blown up to h's size
+                h = h + F.interpolate(embed(y).unflatten(1, (-1, 4, 4)), h.shape[2:])
+            h = F.leaky_relu(norm(h), 0.2)
+        return self.head(h.flatten(1))[:, 0]
+
+
+def build(shape, n_classes, args):
+    """{"enc": Encoder, "dec": Decoder} and, where an adversary plays, "disc": Discriminator."""
+    nets = {"enc": Encoder(shape, args["z_dim"], args["s_dim"], args["arch"]),
+            "dec": Decoder(shape, args["z_dim"], args["s_dim"], args["arch"])}
+    if args["adv_weight"]:
+        pair = args["discriminator"] == "pair"
+        nets["disc"] = Discriminator(shape, n_classes, args["arch"], pair)
+    return nets
+
+
+def load(path, device="cpu"):
+    """The trained networks of a checkpoint such as RUN/best.pt, by the names of `build`."""
+    content = checkpoint(path, "mathieu")
+    nets = build(content["shape"], content["n_classes"], content["args"])
+    return {k: restore(n, content["nets"].get(k), path).to(device).eval() for k, n in nets.items()}
+
+
+# Objective
+
+
+def kl_divergence(mu, logvar):
+    """KL(N(mu, sigma^2) || N(0, 1)) in nats, elementwise."""
+    return 0.5 * (mu.square() + logvar.exp() - logvar - 1)
+
+
+def generate(enc, dec, x, noise, prior=None):
+    """Encodes all images once and decodes all that a step needs in one pass.
+
+    x (2B, C, H, W): B images, then for each a partner of its class; noise (2B, Z) and prior (P, Z),
+    P <= B, from N(0, I). Returns three means over images: squared error with the partner's s, KL in
+    nats, squared error of the first B with their own s; and, for the adversary, B images with the s
+    of the first B and z from `prior` for P of them, from the image before for the others."""
+    mu, logvar, s = enc(x)                                  # (2B, Z), (2B, Z), (2B, S)
+    mu, logvar = mu.to(x.dtype), logvar.to(x.dtype)         # of --amp's bfloat16
+    z, half = mu + (0.5 * logvar).exp() * noise, len(x) // 2
+    zs, ss = [z, z[:half]], [s.roll(half, 0), s[:half]]     # half a turn: everyone the partner's s
+    if prior is not None:
+        zs, ss = [*zs, prior, z[:half].roll(1, 0)[len(prior):]], [*ss, s[:half]]
+    out = dec(torch.cat(zs), torch.cat(ss)).to(x.dtype)     # (4B, C, H, W), 3B without prior
+    swap = F.mse_loss(out[:2 * half], x, reduction="sum") / len(x)
+    own = F.mse_loss(out[2 * half:3 * half], x[:half], reduction="sum") / half
+    return swap, kl_divergence(mu, logvar).sum(1).mean(), own, out[3 * half:]
+
+
+def adversary(disc, images, y, beside, target):
+    """Disc's cross entropy with the target that the images are real, in nats, and its logits."""
+    logits = disc(images, y, beside).float()                # (B,)
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target)), logits
+
+
+# Training
+
+SERIES = ("loss_g", "loss_d", "d_real_acc", "d_fake_acc")   # the adversary's columns of the log
+
+
+def step(nets, opts, x, y, noise, prior, weights, autocast, generate=generate,
+         adversary=adversary):
+    """One step of Enc and Dec, then one of Disc on the images that it has just judged.
+
+    opts: Adam of Enc and Dec, and of Disc; y (B,); weights: of swap, kl, own and loss_g; the rest
+    is what `generate` takes. Returns its terms and, where an adversary plays, SERIES, unweighted
+    and still on the device; loss_d is the mean of Disc's two terms."""
+    (enc, dec, *disc), half = nets, len(x) // 2
+    with autocast():
+        *terms, made = generate(enc, dec, x, noise, prior if disc else None)
+        for d in disc:
+            d.requires_grad_(False)                         # passes gradients on, computes no own
+            terms.append(adversary(d, made, y, x[:half], 0.95)[0])
+    opts[0].zero_grad()
+    sum(weight * term for weight, term in zip(weights, terms)).backward()
+    opts[0].step()
+    for d in disc:
+        d.requires_grad_(True)
+        with autocast():                                    # apart, for batch norm's statistics
+            loss_real, real = adversary(d, x[:half], y, x[half:], 0.95)
+            loss_made, fake = adversary(d, made.detach(), y, x[:half], 0.0)
+        loss = (loss_real + loss_made) / 2
+        opts[1].zero_grad()
+        loss.backward()
+        opts[1].step()
+        terms += [loss, (real > 0).float().mean(), (fake < 0).float().mean()]
+    return torch.stack(terms).detach()
+
+
+def train(run, data):
+    """Trains the networks; best.pt is the last epoch, since a loss against an adversary does not
+    tell a better epoch from a worse one."""
+    args, device, split = run.args, run.device, data.train
+    torch.manual_seed(args.seed)
+    nets = build(run.shape, run.n_classes, vars(args))
+    enc, dec, *disc = (net.to(device) for net in nets.values())
+    opts = [torch.optim.Adam(owned, args.lr, (0.5, 0.999), fused=device.type != "mps") for owned in
+            ([*enc.parameters(), *dec.parameters()], *(list(d.parameters()) for d in disc))]
+    rng = torch.Generator(device).manual_seed(args.seed)
+    parts = {"rng": rng, **dict(zip(("opt", "opt_disc"), opts))}
+    weights = args.recon_weight, args.kl_weight, args.own_weight, args.adv_weight
+    fast = accelerate(args, device, generate, adversary)
+    batch = min(args.batch_size, len(split))
+    steps = len(split) // batch
+    for epoch in range(run.resume(nets, **parts), args.epochs):
+        terms = []
+        enc.train(), dec.train()
+        for i, index in enumerate(batches(split, batch, rng)):
+            cosine(opts, args.lr, (epoch + i / steps) / args.epochs)
+            x = split.images(torch.cat([index, pairs(split, index, rng)]))
+            noise = torch.randn(2 * batch, args.z_dim, generator=rng, device=device)
+            prior = torch.randn(batch // 2, args.z_dim, generator=rng, device=device)
+            terms.append(step(nets.values(), opts, x, split.y[index], noise, prior, weights, *fast))
+            run.progress(epoch, i + 1, steps)
+        means = run.means(("swap", "kl", "own", *SERIES), terms)
+        val_swap, val_kl = held_out(generate, enc, dec, data.val, args.seed)
+        run.log(steps * batch, **means, val_swap=val_swap, val_kl=val_kl)
+        run.save(-epoch, nets, **parts)                     # every epoch is the lowest so far
+
+
+# Evaluation
+
+
+@torch.no_grad()
+def evaluate(run, data, nets):
+    """The figures, then the probes, from best.pt; fills the report."""
+    args, (enc, dec, *disc), test = run.args, nets.values(), data.test
+    steps, points, shows = (200, 300, 5000) if args.smoke else (2000, 2000, 150_000)
+    rng = torch.Generator(run.device).manual_seed(args.seed)
+    prior = torch.randn(max(64, len(test)), args.z_dim, generator=rng, device=run.device)
+    with run.doing("codes"):
+        codes = {name: encode(enc, split) for name, split in data.splits().items()}
+        mu, logvar, s = codes["test"]
+        kl = kl_divergence(mu, logvar).mean(0)              # (Z,) nats
+    with run.doing("figures"):
+        run.figure("curves", curves(run.history, {
+            "squared error an image": ["swap", "own", "val_swap"],
+            "KL, nats an image": ["kl", "val_kl"]}),
+            "Train and validation should stay together. A KL near zero means that z is dead.")
+        if disc:
+            run.figure("adversary", curves(run.history, {
+                "loss a term, nats": SERIES[:2], "accuracy of Disc": SERIES[2:]}),
+                "Settled is flat, with losses near ln 2 = 0.69. At 100 % Disc teaches nothing.")
+        ten = pick(test.y, 10, args.seed)
+        mates = pairs(test, ten, rng)
+        rows = test.images(ten), dec(mu[ten], s[ten]), test.images(mates), dec(mu[ten], s[mates])
+        run.figure("reconstructions", grid(
+            torch.stack(rows), ["original", "own s", "partner", "partner's s"]),
+            "From the mean of z. With the s of a partner, another image of the class, each should "
+            "look as with its own.")
+        draw_swaps(run, data, codes, dec)
+        made = dec(prior[:8].repeat_interleave(len(ten), 0), s[ten].repeat(8, 1))
+        run.figure("samples", grid(torch.cat([test.images(ten)[None], made.unflatten(0, (8, -1))]),
+                                   ["s from"], ylabel="z from the prior, one a row"),
+                   "Each column should be of one class, each row in one style.")
+        made = torch.cat([test.images(ten[:1]), dec(prior[:63], s[ten[:1]].expand(63, -1))])
+        run.figure("styles", grid(made.unflatten(0, (8, 8))), "At the top left a test image, then "
+                   "its s with z from the prior: one class in many styles.")
+    with run.doing("t-SNE"):
+        draw_tsne(run, data, codes["test"], points)
+    with run.doing("probes"):
+        series, sentence = settled(run.history, SERIES)
+        results = {"test_recon": held_out(generate, enc, dec, test, args.seed)[0],
+                   "test_kl": kl.sum().item(), "live_dims": int((kl > 0.01).sum()),
+                   **probe_codes(data, codes, args.seed, steps), **series}
+    with run.doing("classifier"):
+        judge, results["real_class_acc"] = classifier(data, args.data_dir, shows)
+        giver = torch.randperm(len(test), generator=rng, device=run.device)
+        other = test.y != test.y[giver]
+        for key, z in (("swap", mu), ("prior", prior[:len(test)])):
+            right = other & (classes_of(judge, decode(dec, z, s[giver])) == test.y[giver])
+            results[f"{key}_class_acc"] = (right.sum() / other.sum().clamp(min=1)).item()
+    run.table("Objective on test images", ("", "value"), [
+        ("squared error an image (swapped s, sampled z)", results["test_recon"]),
+        ("KL, nats an image", results["test_kl"]),
+        ("live dimensions (0.01 nats)", results["live_dims"])])
+    tell_codes(run, data, results)
+    seen = [percent(results[f"{key}_acc"]) for key in
+            ("swap_class", "prior_class", "real_class", "z_mean_test")]
+    run.say(f"A LeNet sees the class of s in {seen[0]} of the images made with the mean of z of "
+            f"another class, in {seen[1]} with z from the prior, in {seen[2]} of real ones. A probe "
+            f"reads z's own class from that mean in {seen[3]}: what it knows and the images do not "
+            "show, the decoder ignores.")
+    run.say(sentence)
+    run.finish(f"Disentangling with an adversary on {args.data}", results)
+
+
+def main(argv=None):
+    parser, groups = flags(__doc__, data="mnist", epochs=20, batch_size=128, lr=2e-3)
+    add = groups["model"].add_argument
+    for name, released in (("s", 64), ("z", 512)):
+        add(f"--{name}-dim", type=number(int, low=1, high=4096), default=16,
+            help=f"numbers in {name} (default: 16; faces, sprites: 64; released: {released})")
+    add("--arch", choices=("small", "big"), default="small",
+        help="three 5x5 convolutions, or the released networks (default: small)")
+    add("--discriminator", choices=("class", "pair"), default="class",
+        help="told the class, the paper's, or shown another image of it (default: class)")
+    add = groups["objective"].add_argument
+    for name, default, text in (("recon", 0.35, "squared error with the partner's s"),
+                                ("own", 0.05, "squared error with the image's own s"),
+                                ("kl", 1.0, "the KL"),
+                                ("adv", 1.0, "the adversary's cross entropy, 0: none plays")):
+        add(f"--{name}-weight", default=default, help=f"of {text} (default: {default:g})",
+            type=number(float, **(dict(above=0) if name == "recon" else dict(low=0))))
+    args = parse(parser, argv, "mathieu", PRESETS, SMOKE)
+    run = Run("mathieu", args)
+    data = load_data(args.data, args.data_dir, args.image_size, args.limit, args.seed)
+    need_pairs(data.train, data.classes)
+    run.begin(data)
+    data = data.to(run.device)
+    if not args.eval_only:
+        train(run, data)
+    evaluate(run, data, run.best_nets(load))
+
+
+if __name__ == "__main__":
+    command_line(main)
