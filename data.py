@@ -533,16 +533,17 @@ def mnistm(root, files, **_):
     return source
 
 
-def moons(points=150, seed=1):
+def moons(points=150, seed=1, dtype=torch.float32):
     """The twin moons of the DANN paper with the constants of its authors' script: a source and a
-    target Split of x float32 (points, 2); y is 0 on the upper moon of the source, 1 on the lower.
-    The target is a draw of its own, turned by 35 degrees."""
+    target Split of x (points, 2); y is 0 on the upper moon (of the source), 1 on the lower. The
+    target is a draw of its own, turned by 35 degrees."""
     from sklearn.datasets import make_moons
-    drawn = [make_moons(points, noise=0.05, random_state=seed + k) for k in (0, 1)]
-    centre, turn = drawn[0][0].mean(0), np.exp(1j * np.deg2rad(35))
-    turns = np.eye(2), np.array([[turn.real, turn.imag], [-turn.imag, turn.real]])
-    return [Split(torch.from_numpy((2 * (x - centre) @ matrix).astype(np.float32)),
-                  torch.from_numpy(y)) for (x, y), matrix in zip(drawn, turns)]
+    (x, y), (x_target, y_target) = (make_moons(points, noise=0.05, random_state=s)
+                                    for s in (seed, seed + 1))
+    centre, (cos, sin) = x.mean(0), (f(np.deg2rad(35)) for f in (np.cos, np.sin))
+    x, x_target = 2 * (x - centre), 2 * (x_target - centre) @ [[cos, sin], [-sin, cos]]
+    return [Split(torch.tensor(a, dtype=dtype), torch.tensor(b))
+            for a, b in ((x, y), (x_target, y_target))]
 
 
 @image_set("faces", "Olivetti, 40 people, 400 gray images", 64, files=["olivetti_py3.pkz"],

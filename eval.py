@@ -1083,13 +1083,16 @@ def interpolation_grid(decode, images, z, s, steps=8):
     return grid(out, ylabel="z from one image to the other", xlabel="s from one to the other")
 
 
-def curves(history, panels):
-    """The log over epochs: one panel for each of {title: [columns of the log]}."""
+def curves(history, panels, chance={}):
+    """The log over epochs: one panel for each of {title: [columns of the log]}, with a grey line at
+    chance[title] where there is one."""
     figure, axes = new_figure(3.4 * len(panels), 2.8, len(panels))
     for axis, (title, names) in zip(axes, panels.items()):
         for name, colour, style in zip(names, COLOURS, ("-", "--", ":", "-.")):
             axis.plot([row["epoch"] for row in history], [row[name] for row in history], style,
                       color=colour, label=name.replace("_", " "), marker="o", markersize=3)
+        if title in chance:
+            axis.axhline(chance[title], color="gray", linewidth=1)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -1151,23 +1154,40 @@ def confusion(matrix, names, title=""):
     return figure
 
 
-def moon_panels(nets, source, target):
-    """Fig. 2 of Ganin et al. 2016: a row of four panels for each of {name: net}.
+def draw_domains(run, codes, points, seed):
+    """The figure tsne_domains: {title: (codes (N, d) of one domain, (N', d) of the other)}, a panel
+    each, both domains embedded together, `points` of either."""
+    panels = {}
+    for title, (source, target) in codes.items():
+        xy, index = tsne(torch.cat([source[:points], target[:points]]), seed)
+        domain = (index >= len(source[:points])).long()
+        panels[title] = xy, domain, ["source", "target"]
+    run.figure("tsne_domains", scatter(panels), "Features of test images of both domains, embedded "
+               "together: adaptation should bring them to the same places.")
+
+
+def draw_moons(run, nets, source, target):
+    """The figures moons, the points by domain and class, and panels, Fig. 2 of Ganin et al. 2016: a
+    row of four panels for each of {name: net}, + and - the source's classes, dots the target, the
+    letters at the points nearest to the paper's.
 
     net(x (N, 2)) -> class probabilities (2, N), the probability of the source (1, N), hidden
-    neurons (D, N); source, target: Splits. + and - are the source's classes, dots the target; the
-    letters stand at the points nearest to the paper's."""
+    neurons (D, N); source, target: Splits."""
     from matplotlib.figure import Figure
     from sklearn.decomposition import PCA
-    figure, points = Figure(figsize=(13, 6.6), layout="constrained"), torch.cat([source.x, target.x])
-    letters = dict(zip("ABCD", torch.cdist(torch.tensor(
-        [(-2.4, -1.6), (-1.2, 0.4), (0.8, -0.5), (2.5, 1.5)]), points).argmin(1).tolist()))
+    points, kinds = torch.cat([source.x, target.x]), torch.cat([source.y, target.y + 2])
+    words = [f"{domain}, {moon}" for domain in ("source", "target") for moon in ("upper", "lower")]
+    run.figure("moons", scatter({"twin moons": (points.numpy(), kinds, words)}, ticks=True),
+               "The target is a draw of its own, turned by 35 degrees.")
+    near = torch.tensor([(-2.4, -1.6), (-1.2, 0.4), (0.8, -0.5), (2.5, 1.5)], dtype=points.dtype)
+    letters = dict(zip("ABCD", torch.cdist(near, points).argmin(1).tolist()))
     low, high = source.x.min(0).values, source.x.max(0).values
     across, up = (np.arange(k * a, k * b, 0.02) for k, a, b in zip((1.1, 1.5), low, high))
     mesh = np.meshgrid(across, up)
     mesh_points = torch.from_numpy(np.stack(mesh, -1).reshape(-1, 2))
     titles = ("Label classification", "Representation PCA", "Domain classification",
               "Hidden neurons")
+    figure = Figure(figsize=(13, 6.6), layout="constrained")
     for (name, net), row in zip(nets.items(), figure.subplots(len(nets), 4, squeeze=False)):
         o, g, hidden = (part.reshape(-1, len(up), len(across)) for part in net(mesh_points))
         pca = PCA(2).fit_transform(net(points)[2].T)        # its signs are arbitrary:
@@ -1181,9 +1201,9 @@ def moon_panels(nets, source, target):
             if axis in row[:2]:
                 axis.margins(0.15)
                 for letter, i in letters.items():
-                    axis.annotate(letter, xy[i], (-20 if letter in "AC" else 20, 22), color="blue",
-                                  textcoords="offset points",
-                                  fontsize=15, ha="center", va="center",
+                    axis.annotate(letter, xy[i], (-20 if letter in "AC" else 20, 22),
+                                  textcoords="offset points", color="blue", fontsize=15,
+                                  ha="center", va="center",
                                   arrowprops=dict(arrowstyle="fancy", color="blue", shrinkA=6))
         for axis, share, colours in ((row[0], o[0], ("#66bb66", "#ff8888")),
                                      (row[2], g[0], ("#999999", "#8888ff"))):
@@ -1192,7 +1212,9 @@ def moon_panels(nets, source, target):
         for k, neuron in enumerate(hidden):
             row[3].contour(*mesh, neuron, [0.5], colors=f"C{k % 10}")
         row[0].set_ylabel(name.upper(), fontsize=15)
-    return figure
+    run.figure("panels", figure, "Fig. 2. The NN should cut A and D wrongly, put A beside B and C "
+               "beside D, and find the turn with its domain regressor and its hidden neurons; the "
+               "DANN should do none of this.")
 
 
 def draw_plane(run, name, decode, train, test, data):
@@ -1313,7 +1335,22 @@ def compare(a, b, features="lenet", data=None, data_dir="data", device="auto"):
 
 TABLES = {"cyclevae": ("epochs", "seconds", "test_recon", "test_kl", "live_dims", "s_test_acc",
                        "z_test_acc", "z_mean_test_acc", "chance")}
-TABLES["mathieu"] = (*TABLES["cyclevae"], "swap_class_acc")
+TABLES |= {
+    "mathieu": (*TABLES["cyclevae"], "swap_class_acc"),
+    "vae": ("args.model", "args.arch", "args.z_dim", "epochs", "seconds", "test_mse", "test_elbo",
+            "nll.nats", "nll.stderr", "svm_linear.accuracy", "svm_rbf.accuracy", "fid.value",
+            "fid.floor"),
+    "dann": ("epochs", "seconds", "seeds", "nn.target", "source_only.target", "dann.target",
+             "target_only.target", "gap_covered")}
+
+
+def cell(run, key):
+    """results.json's value at a.b as a cell, a dash where there is none."""
+    value = run
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    share = key.endswith(("acc", "accuracy", "target", "chance", "covered"))
+    return value if isinstance(value, str) else percent(value) if share else shown(value)
 
 
 def table(folder):
@@ -1322,16 +1359,16 @@ def table(folder):
     for path in sorted(Path(folder).rglob("*results.json")):
         try:
             run = json.loads(path.read_text())
-            cells = [percent(run[key]) if key.endswith("acc") or key == "chance"
-                     else shown(run[key]) for key in TABLES[run["script"]]]
+            cells = [run["data"], *(cell(run, key) for key in TABLES[run["script"]])]
         except (ValueError, KeyError, TypeError):
             raise DataError(f"{path} is damaged or not a results.json of these scripts.") from None
-        found.setdefault(run["script"], []).append([run["data"], *cells])
+        found.setdefault(run["script"], []).append(cells)
     if not found:
         raise DataError(f"{folder} holds no results.json.")
     lines = []
     for script, rows in found.items():
-        header = [f"{script}.py", *(key.replace("_", " ") for key in TABLES[script])]
+        header = [f"{script}.py", *(key.removeprefix("args.").replace(".", " ").replace("_", " ")
+                                       for key in TABLES[script])]
         lines += ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
     return "\n".join(lines)
 

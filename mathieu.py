@@ -14,14 +14,14 @@ A term is a sum over pixels or latents, a mean over images, in nats. In this uni
 weights are swap 4, own 2, KL 0.6, adversary 0.01 C H W; in Jha et al.'s port, not far from that, z
 holds 19 nats and gives away 66.8 % of the digits. Here z is scarcer, and drops the class first.
 
-  python mathieu.py                    # MNIST, TIME: s names SSS %, sampled z ZZZ %
-  python mathieu.py --adv-weight 0     # the ablation: no adversary
+  python mathieu.py                    # MNIST, half an hour on one core; see README
+  python mathieu.py --adv-weight 0     # the ablation: no adversary, a quarter of an hour
 
 Departures: z' is from the prior for half of the images (that path of the released code trains
 nothing); logvar is log sigma^2 throughout (theirs is log sigma in the KL's gradient); z does not
 see s (as released; the paper's does); Adam for all with a falling step size; `small` is three 5x5
-convolutions, `big` the released networks without dropout, one norm and the grey frame around 28
-pixels. As released, Disc and L_adv aim at 0.95 for real. --discriminator pair is of Jha et al.
+convolutions, `big` the released networks, but one norm elsewhere, no dropout and no grey frame
+around 28 pixels. As released, Disc and L_adv aim at 0.95 for real. --discriminator pair: Jha et al.
 """
 import torch
 import torch.nn.functional as F
@@ -276,7 +276,7 @@ def evaluate(run, data, nets):
         run.figure("samples", grid(torch.cat([test.images(ten)[None], made.unflatten(0, (8, -1))]),
                                    ["s from"], ylabel="z from the prior, one a row"),
                    "Each column should be of one class, each row in one style.")
-        made = torch.cat([test.images(ten[:1]), dec(prior[:63], s[ten[:1]].expand(63, -1))])
+        made = torch.cat([test.images(ten[-1:]), dec(prior[:63], s[ten[-1:]].expand(63, -1))])
         run.figure("styles", grid(made.unflatten(0, (8, 8))), "At the top left a test image, then "
                    "its s with z from the prior: one class in many styles.")
     with run.doing("t-SNE"):
@@ -301,9 +301,9 @@ def evaluate(run, data, nets):
     seen = [percent(results[f"{key}_acc"]) for key in
             ("swap_class", "prior_class", "real_class", "z_mean_test")]
     run.say(f"A LeNet sees the class of s in {seen[0]} of the images made with the mean of z of "
-            f"another class, in {seen[1]} with z from the prior, in {seen[2]} of real ones. A probe "
-            f"reads z's own class from that mean in {seen[3]}: what it knows and the images do not "
-            "show, the decoder ignores.")
+            f"another class, in {seen[1]} with z from the prior, in {seen[2]} of real ones. A "
+            f"probe reads z's own class from that mean in {seen[3]}: what it knows and the images "
+            "do not show, the decoder ignores.")
     run.say(sentence)
     run.finish(f"Disentangling with an adversary on {args.data}", results)
 

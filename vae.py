@@ -8,7 +8,7 @@ likelihood by importance sampling, a report.
   ae:   mean over pixels of (x - Dec(z))^2, z = Enc(x)
   nae:  the same, z = (Enc(x) - mean) / std, both over the batch, exact over train afterwards
   vae:  L(x) = -E_q(z|x)[log p(x|z)] + beta KL(q(z|x) || N(0, I)), q(z|x) = N(mu, diag sigma^2)
-        one z a step (vae_terms); the first term a sum over pixels, the KL one over latents, in
+        one z a step (vae_loss); the first term a sum over pixels, the KL one over latents, in
         nats an image, the mean over the batch
   vae --iwae K: -log 1/K sum_k w_k, w_k = p(x|z_k) p(z_k) / q(z_k|x) (Burda et al. 2016)
 
@@ -64,17 +64,13 @@ class Encoder(nn.Module):
         super().__init__()
         act = {"relu": nn.ReLU, "tanh": nn.Tanh}[args["activation"]]
         maps = conv_maps(shape, args["arch"])
-        layers = []
-        for before, after in zip(maps, maps[1:]):
-            layers += [nn.Conv2d(before, after, 4, 2, 1), act()]    # side 28, 14, 7
-        side = shape[1] >> len(maps) - 1
-        widths = [maps[-1] * side**2, *args["hidden"]]
-        layers.append(nn.Flatten())                         # (B, D), conv: 32 * 7 * 7 from 28 on
-        for before, after in zip(widths, widths[1:]):
-            layers += [nn.Linear(before, after), act()]
+        downs = [part for pair in zip(maps, maps[1:])       # side 28, 14, 7
+                 for part in (nn.Conv2d(*pair, 4, 2, 1), act())]
+        widths = [maps[-1] * (shape[1] >> len(maps) - 1)**2, *args["hidden"]]
+        layers = [part for pair in zip(widths, widths[1:]) for part in (nn.Linear(*pair), act())]
         self.heads = 2 if args["model"] == "vae" else 1
-        layers.append(nn.Linear(widths[-1], self.heads * args["z_dim"]))
-        self.net = nn.Sequential(*layers)
+        self.net = nn.Sequential(*downs, nn.Flatten(), *layers,     # (B, 32 * 7 * 7), (B, 512)
+                                 nn.Linear(widths[-1], self.heads * args["z_dim"]))
         self.norm = (nn.BatchNorm1d(args["z_dim"], eps=1e-8, affine=False)
                      if args["model"] == "nae" else nn.Identity())
 
@@ -105,7 +101,7 @@ class Decoder(nn.Module):
 
 
 def conv_maps(shape, arch):
-    """Numbers of feature maps from the picture on, one more for each halving of its side."""
+    """Numbers of feature maps, the picture's channels first, for fc nothing more: 1, 16, 32."""
     maps, side = [shape[0]], shape[1]
     while arch == "conv" and side > 8 and side % 2 == 0:
         maps, side = [*maps, 8 * 2 ** len(maps)], side // 2

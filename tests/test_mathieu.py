@@ -267,7 +267,13 @@ def smoke(tmp_path_factory):
 def test_smoke_writes_every_figure_and_says_that_it_is_one(smoke):
     folder, _, output = smoke
     figures = {path.stem for path in folder.glob("figures/*.png")}
-    assert figures == {"curves", "adversary", "reconstructions", "swap_grid", "samples", "styles"} | {
+    assert figures == {
+        "curves",
+        "adversary",
+        "reconstructions",
+        "swap_grid",
+        "samples",
+        "styles",
         "interpolation_1",
         "interpolation_2",
         "interpolation_3",

@@ -1,0 +1,448 @@
+"""VAE-GAN: Larsen, Sonderby, Larochelle, Winther, ICML 2016, arxiv.org/abs/1512.09300
+
+In go images; out come a code z and a decoder that draws images from it, a VAE whose error is not
+taken in pixels but in what a discriminator sees. Written to runs/vaegan-<data>: samples and
+reconstructions beside those of a VAE of the same Enc and Dec, which trains on the same batches in
+the same run; curves of every term, D(x), D(reconstruction), D(sample), FID, a report.
+
+x~ = Dec(z), z ~ q(z|x) of Enc; x_p = Dec(z_p), z_p ~ N(0, I); section 2 (Eq. 5 to 10) has
+  L_prior = KL(q(z|x) || N(0, I))                                          kl_divergence
+  L_Dis_l = -E_q log N(Dis_l(x); Dis_l(x~), I)                             dis_llike
+  L_GAN   = log Dis(x) + log(1 - Dis(x~)) + log(1 - Dis(x_p))              gan
+and Algorithm 1 is `step`: one pass through each network, then each goes down a loss of its own
+  Enc: L_prior + L_Dis_l      Dec: gamma L_Dis_l - L_GAN      Dis: -L_GAN
+so that Enc gets no gradient of L_GAN, Dis none of L_Dis_l, and gamma touches Dec alone. (The sign
+of Dis's line is a slip in print.) Terms are nats an image: a sum over latents or features, never a
+mean, and a mean over images. Dis_l is what the paper's code takes: the strided convolution that
+first has 8 pixels a side or fewer (fc: the second layer), before its batch norm and activation.
+
+  python vaegan.py                        # Fashion-MNIST
+  python vaegan.py --loss gan             # L_prior + L_GAN alone, which cannot reconstruct
+  python vaegan.py --data faces --width 64 --z-dim 128       # the paper's networks
+
+Departures: Dec goes down -log Dis of its images, which teaches while Dis still wins; the paper's
+-L_GAN does not. x~ and x_p together weigh as much as x (as in the authors' code); their released
+scripts show Dis x_p alone: --fakes samples. There gamma is 1e-6 to 1e-5 for a sum over 12,288 or
+16,384 features; ours has fewer. Adam with beta1 0.5 and a cosine for RMSProp; --width 64 gives the
+paper's networks, but with LeakyReLU in Dis. --gate is the authors' rule that holds Dis or Dec back.
+"""
+import argparse
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from data import batches, load as load_data
+from eval import (Run, accelerate, checkpoint, classes_of, classifier, command_line, cosine, curves,
+                  decode, encode, fid, flags, grid, number, parse, percent, pick, restore)
+
+SMOKE = dict(data="digits", limit=800, epochs=2)
+
+
+def presets(args):
+    """What a flag is where it is not typed, by --arch and --loss."""
+    fc = args["arch"] == "fc"
+    return dict(width=400 if fc else 16, z_dim=20 if fc else 32)
+
+
+# Networks: of width 64 the paper's for 64 pixels, and its authors' for 32
+
+
+def sides(size):
+    """Sides of the maps as Enc halves them three times: 28, 14, 7, 4 or 64, 32, 16, 8."""
+    return [size, -(-size // 2), -(-size // 4), -(-size // 8)]
+
+
+def middle(shape, args):
+    """Maps of Dec's and Dis's middle layer, by the image's size: 256 or 192 of width 64."""
+    return (4 if shape[1] >= 64 else 3) * args["width"]
+
+
+class Encoder(nn.Module):
+    """x (B, C, H, W) -> mu (B, Z), logvar (B, Z) of q(z|x), always log sigma^2."""
+
+    def __init__(self, shape, args):
+        super().__init__()
+        w, z_dim = args["width"], args["z_dim"]
+        if args["arch"] == "fc":
+            self.net = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), w), nn.ReLU(),
+                                     nn.Linear(w, 2 * z_dim))
+            return
+        layers, maps = [], [shape[0], w, 2 * w, 4 * w]
+        for before, after in zip(maps, maps[1:]):           # side 28, 14, 7, 4
+            layers += [nn.Conv2d(before, after, 5, 2, 2, bias=False), nn.BatchNorm2d(after),
+                       nn.ReLU()]
+        self.net = nn.Sequential(
+            *layers, nn.Flatten(), nn.Linear(4 * w * sides(shape[1])[-1] ** 2, 16 * w, bias=False),
+            nn.BatchNorm1d(16 * w), nn.ReLU(), nn.Linear(16 * w, 2 * z_dim))
+
+    def forward(self, x):
+        return self.net(2 * x - 1).chunk(2, 1)
+
+
+class Decoder(nn.Module):
+    """z (B, Z) -> logits of pixels (B, C, H, W); their sigmoid is the image in [0, 1]."""
+
+    def __init__(self, shape, args):
+        super().__init__()
+        w, z_dim, up = args["width"], args["z_dim"], sides(shape[1])[::-1]
+        if args["arch"] == "fc":
+            self.net = nn.Sequential(nn.Linear(z_dim, w), nn.ReLU(), nn.Linear(w, math.prod(shape)),
+                                     nn.Unflatten(1, tuple(shape)))
+            return
+        maps = [4 * w, middle(shape, args), 2 * w, w // 2]
+        layers = [nn.Linear(z_dim, 4 * w * up[0] ** 2, bias=False),
+                  nn.Unflatten(1, (4 * w, up[0], up[0])), nn.BatchNorm2d(4 * w), nn.ReLU()]
+        for before, after, side, twice in zip(maps, maps[1:], up, up[1:]):      # side 4, 7, 14, 28
+            layers += [nn.ConvTranspose2d(before, after, 5, 2, 2, twice - 2 * side + 1, bias=False),
+                       nn.BatchNorm2d(after), nn.ReLU()]
+        self.net = nn.Sequential(*layers, nn.Conv2d(w // 2, shape[0], 5, 1, 2))
+
+    def forward(self, z):
+        return self.net(z)
+
+
+class Discriminator(nn.Module):
+    """x (B, C, H, W) -> logits of x being real (B,), features Dis_l(x) (B, F)."""
+
+    def __init__(self, shape, args):
+        super().__init__()
+        w, act = args["width"], nn.LeakyReLU(0.2)
+        if args["arch"] == "fc":
+            layers = [nn.Flatten(), nn.Linear(math.prod(shape), w), act, nn.Linear(w, w), act,
+                      nn.Linear(w, 1)]
+            depth = 4
+        else:
+            maps, depth = [w // 2, 2 * w, middle(shape, args), 4 * w], 9 if shape[1] >= 64 else 6
+            layers = [nn.Conv2d(shape[0], w // 2, 5, 1, 2), act]
+            for before, after in zip(maps, maps[1:]):       # side 28, 14, 7, 4
+                layers += [nn.Conv2d(before, after, 5, 2, 2, bias=False), nn.BatchNorm2d(after),
+                           act]
+            layers += [nn.Flatten(), nn.Linear(4 * w * sides(shape[1])[-1] ** 2, 8 * w, bias=False),
+                       nn.BatchNorm1d(8 * w), act, nn.Linear(8 * w, 1)]
+        self.l, self.top = nn.Sequential(*layers[:depth]), nn.Sequential(*layers[depth:])
+
+    def forward(self, x):
+        features = self.l(2 * x - 1)
+        return self.top(features)[:, 0], features.flatten(1)
+
+
+def build(shape, args):
+    """{"enc": Encoder, "dec": Decoder, "disc": Discriminator} for images of `shape` (C, H, W) and,
+    with --baseline, "vae_enc", "vae_dec" with the same first weights."""
+    nets = {}
+    for prefix in ("", "vae_")[:1 + args["baseline"]]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(args["seed"])
+            nets |= {prefix + "enc": Encoder(shape, args), prefix + "dec": Decoder(shape, args)}
+            if not prefix:
+                nets["disc"] = Discriminator(shape, args)
+    return nets
+
+
+def load(path, device="cpu"):
+    """The trained networks of a checkpoint such as RUN/best.pt by the names of `build`, ready for
+    use."""
+    content = checkpoint(path, "vaegan")
+    nets = build(content["shape"], content["args"])
+    return {k: restore(n, content["nets"].get(k), path).to(device).eval() for k, n in nets.items()}
+
+
+# Objective
+
+
+def kl_divergence(mu, logvar):
+    """KL(N(mu, sigma^2) || N(0, 1)) in nats, elementwise; summed over latents L_prior."""
+    return 0.5 * (mu.square() + logvar.exp() - logvar - 1)
+
+
+def dis_llike(features, rebuilt):
+    """-log N(Dis_l(x); Dis_l(x~), I) of features (B, F) without its constant, in nats an image: half
+    the squared error, a sum over features."""
+    return 0.5 * (features - rebuilt).square().sum(1).mean()
+
+
+def gan(real, *fakes):
+    """Cross entropies in nats from logits (B,): of real images and of fakes as Dis has to see them,
+    whose sum is -L_GAN, and of the fakes as Dec wants them seen, -log Dis."""
+    fake = torch.cat(fakes)
+    return F.softplus(-real).mean(), F.softplus(fake).mean(), F.softplus(-fake).mean()
+
+
+def gate(dis_real, dis_fake, equilibrium=0.68, margin=0.35):
+    """(whether Dec moves, whether Dis moves), 0-d bool: Dis rests where it knows either kind too
+    well, Dec where Dis knows either too badly; where both would rest, both move."""
+    costs = torch.stack([dis_real, dis_fake]).detach()
+    dec, dis = (costs <= equilibrium + margin).all(), (costs >= equilibrium - margin).all()
+    return dec | ~dis, dis | ~dec
+
+
+def forward(enc, dec, disc, x, noise, z_p, fakes="both"):
+    """Every image once through every network, x~ and x_p side by side.
+
+    x (B, C, H, W); noise, z_p (B, Z) from N(0, I). Returns the terms by name, means over images:
+    D(.) in [0, 1], `pixels` the squared error, `enc_gan` -log Dis(x~), for --loss gan."""
+    mu, logvar = (part.to(x.dtype) for part in enc(x))      # of --amp's bfloat16
+    z = mu + (0.5 * logvar).exp() * noise
+    made = dec(torch.cat([z, z_p])).to(x.dtype).sigmoid()   # (2B, C, H, W)
+    logits, features = disc(torch.cat([x, made]))           # batch norm sees all three kinds
+    (real, recon, sample), features = logits.to(x.dtype).chunk(3), features.to(x.dtype).chunk(3)
+    shown = {"both": (recon, sample), "samples": (sample,), "recon": (recon,)}[fakes]
+    dis_real, dis_fake, dec_gan = gan(real, *shown)
+    return {"prior": kl_divergence(mu, logvar).sum(1).mean(),
+            "dis_llike": dis_llike(features[0], features[1]),
+            "dis_real": dis_real, "dis_fake": dis_fake, "dec_gan": dec_gan,
+            "enc_gan": F.softplus(-recon).mean(),
+            "pixels": F.mse_loss(made[:len(x)], x, reduction="sum") / len(x),
+            **{name: side.sigmoid().mean() for name, side in
+               (("d_real", real), ("d_recon", recon), ("d_sample", sample))}}
+
+
+def objectives(t, args):
+    """What Enc, Dec and Dis minimise, from the terms t of `forward`."""
+    dis = t["dis_real"] + t["dis_fake"]                     # -L_GAN
+    pixels = args.pixel_weight * t["pixels"]
+    if args.loss == "gan":
+        return t["prior"] + t["enc_gan"] + pixels, t["dec_gan"] + pixels, dis
+    return (t["prior"] + t["dis_llike"] + pixels,
+            args.gamma * t["dis_llike"] + t["dec_gan"] + pixels, dis)
+
+
+def vae_terms(enc, dec, x, noise):
+    """The VAE's: -log p(x|z) with pixels as Bernoullis, and the KL, in nats an image."""
+    mu, logvar = (part.to(x.dtype) for part in enc(x))
+    logits = dec(mu + (0.5 * logvar).exp() * noise).to(x.dtype)
+    recon = F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / len(x)
+    return torch.stack([recon, kl_divergence(mu, logvar).sum(1).mean()])
+
+
+# Training
+
+
+def move(opt, grads, go=None):
+    """opt.step() with these gradients; where `go`, a 0-d bool on the device, is false, weights and
+    moments stay as they were, and the host does not learn of it."""
+    weights = [p for group in opt.param_groups for p in group["params"]]
+    for p, p.grad in zip(weights, grads):
+        pass
+    if go is None:
+        return opt.step()
+    before = [(p.detach().clone(), {k: v.clone() for k, v in opt.state.get(p, {}).items()})
+              for p in weights]
+    opt.step()
+    for p, (weight, moments) in zip(weights, before):
+        p.data.copy_(torch.where(go, p, weight))
+        for key, value in opt.state[p].items():             # all zero before the first step
+            old = moments.get(key, torch.zeros_like(value))
+            value.copy_(torch.where(go.to(value.device), value, old))
+
+
+def step(nets, opts, x, noise, z_p, args, autocast, forward=forward):
+    """Algorithm 1 once: all gradients at the weights as they are, each network's of its own loss
+    only, then three steps. Returns the terms of `forward` by name and, with --gate, what moved."""
+    with autocast():
+        t = forward(*nets, x, noise, z_p, args.fakes)
+    moves = gate(t["dis_real"], t["dis_fake"]) if args.gate else (None, None)
+    grads = [torch.autograd.grad(loss, list(net.parameters()), retain_graph=net is not nets[-1])
+             for loss, net in zip(objectives(t, args), nets)]
+    for opt, g, go in zip(opts, grads, (None, *moves)):
+        move(opt, g, go)
+    if args.gate:
+        t |= {"dec_moves": moves[0], "dis_moves": moves[1]}
+    return {name: value.detach() for name, value in t.items()}
+
+
+def train(run, data):
+    """Trains the VAE-GAN and the VAE beside it; best.pt is the last epoch, since a loss against an
+    adversary does not tell a better epoch from a worse one."""
+    args, device, split = run.args, run.device, data.train
+    nets = {name: net.to(device) for name, net in build(run.shape, vars(args)).items()}
+    three, vae = ([net for name, net in nets.items() if name.startswith("vae_") == v]
+                  for v in (False, True))
+    fused = device.type != "mps"
+    opts = [torch.optim.Adam(net.parameters(), args.lr, (0.5, 0.999), fused=fused) for net in three]
+    parts = dict(zip(("opt_enc", "opt_dec", "opt_disc"), opts))
+    if vae:
+        parts["opt_vae"] = torch.optim.Adam([p for net in vae for p in net.parameters()], args.lr,
+                                            fused=fused)
+    parts["rng"] = rng = torch.Generator(device).manual_seed(args.seed)
+    cast, of_gan, of_vae = accelerate(args, device, forward, vae_terms)
+    batch = min(args.batch_size, len(split))
+    steps = len(split) // batch
+    for epoch in range(run.resume(nets, **parts), args.epochs):
+        for net in nets.values():
+            net.train()
+        terms = []
+        for i, index in enumerate(batches(split, batch, rng)):
+            cosine([part for part in parts.values() if part is not rng], args.lr,
+                   (epoch + i / steps) / args.epochs)
+            x = split.images(index)
+            noise, z_p = torch.randn(2, batch, args.z_dim, generator=rng, device=device)
+            t = step(three, opts, x, noise, z_p, args, cast, of_gan)
+            if vae:
+                with cast():
+                    both = of_vae(*vae, x, noise)
+                parts["opt_vae"].zero_grad()
+                both.sum().backward()
+                parts["opt_vae"].step()
+                t |= dict(zip(("vae_recon", "vae_kl"), both.detach()))
+            terms.append(torch.stack([value.float() for value in t.values()]))
+            run.progress(epoch, i + 1, steps)
+        means = run.means(list(t), terms)
+        means["val_pixels"] = held_out(*three[:2], data.val)
+        if vae:
+            means["vae_val_pixels"] = held_out(*vae, data.val)
+        run.log(steps * batch, **means)
+        run.save(-epoch, nets, **parts)                     # every epoch is the lowest so far
+
+
+@torch.no_grad()
+def held_out(enc, dec, split):
+    """Squared error an image of a split, from the mean of z; leaves both in eval mode."""
+    mu, _ = encode(enc.eval(), split)
+    return (rebuild(dec.eval(), mu) - split.images(slice(None))).square().sum().item() / len(split)
+
+
+def rebuild(dec, z):
+    """Images (N, C, H, W) in [0, 1] from codes (N, Z)."""
+    return decode(dec, z).sigmoid()
+
+
+# Evaluation
+
+
+@torch.no_grad()
+def evaluate(run, data, nets):
+    """The figures and measurements of both models, from best.pt; fills the report."""
+    args, seed, test = run.args, run.args.seed, data.test
+    n, shows = (300, 5000) if args.smoke else (10_000, 150_000)
+    rng, ten = torch.Generator(run.device).manual_seed(seed), pick(test.y, 10, seed)
+    noise = torch.randn(n, args.z_dim, generator=rng, device=run.device)
+    x, results, drawn, rows = test.images(slice(None)), {"vae": None}, {}, {}
+    with run.doing("classifier"):
+        judge, results["real_class_acc"] = classifier(data, args.data_dir, shows)
+    for key in ("vae", "vaegan")[not args.baseline:]:
+        with run.doing(f"reconstructions, samples and FID of {key}"):
+            enc, dec = (nets["vae_" * (key == "vae") + name] for name in ("enc", "dec"))
+            mu, logvar = encode(enc, test)
+            rebuilt, drawn[key] = rebuild(dec, mu), rebuild(dec, noise)
+            rows[key] = rebuilt[ten]
+            results[key] = {
+                "recon_mse": (rebuilt - x).square().mean().item(),
+                "test_kl": kl_divergence(mu, logvar).sum(1).mean().item(),
+                "recon_class_acc": (classes_of(judge, rebuilt) == test.y).float().mean().item(),
+                "spread": (drawn[key].var(0).sum() / x.var(0).sum()).item(),
+                **{name: fid(args.fid, data, args.data_dir, images, seed, shows) for name, images in
+                   (("fid", drawn[key]), ("fid_recon", rebuilt))}}
+    mean = data.train.images(slice(None)).mean(0)
+    results["mean_image_mse"] = (x - mean).square().mean().item()
+    for key, images in (("d_real", x), ("d_recon", rebuilt), ("d_sample", drawn["vaegan"])):
+        logits = decode(lambda part: nets["disc"](part)[0], images)
+        results[key] = logits.sigmoid().mean().item()
+
+    with run.doing("figures"):
+        there = run.history[-1]
+        panels = {"nats an image": ["dis_llike"], "KL, nats an image": ["prior", "vae_kl"],
+                  "L_GAN's parts, nats": ["dis_real", "dis_fake", "dec_gan"],
+                  "squared error an image": ["pixels", "val_pixels", "vae_val_pixels"]}
+        run.figure("curves", curves(run.history, {
+            title: [key for key in keys if key in there] for title, keys in panels.items()}),
+            "The first is in features that keep changing: it may rise while images get better. "
+            "Pixels are measured, not trained on, and the VAE wins there.")
+        run.figure("discriminator", curves(run.history, {
+            "how real Dis finds them": ["d_real", "d_recon", "d_sample"], **({
+                "share of steps that moved": ["dec_moves", "dis_moves"]} if args.gate else {})}),
+            "1: surely real. Near 0.5 the two play on; x at 1 with the others at 0 is the end.")
+        run.figure("reconstructions", grid(torch.stack([x[ten], *rows.values()]),
+                                           ["original", *map(NAMES.get, rows)]),
+                   "Ten test images above what each model makes of their codes (the mean of z).")
+        run.figure("samples", grid(torch.stack([part[:10] for part in drawn.values()]),
+                                   [*map(NAMES.get, drawn)]),
+                   "Ten draws of z from N(0, I), decoded; the same z for both models.")
+        for key, part in drawn.items():
+            run.figure(f"samples_100_{key}", grid(part[:100].unflatten(0, (10, 10))),
+                       f"A hundred draws of the {NAMES[key]}: sharp, likely, and all classes?")
+    tell(run, results)
+    run.finish(f"VAE-GAN on {args.data}", results)
+
+
+NAMES = {"vae": "VAE", "vaegan": "VAE-GAN"}
+
+
+def tell(run, r):
+    """The report's tables and observations, from the numbers that results.json holds."""
+    args, there = run.args, {NAMES[key]: r[key] for key in NAMES if r[key]}
+    g, v = r["vaegan"], r["vae"]
+    run.table("On test images", ("", *there), [
+        ("squared error a pixel of reconstructions", *(m["recon_mse"] for m in there.values())),
+        ("class recognised in reconstructions", *(percent(m["recon_class_acc"])
+                                                  for m in there.values())),
+        ("KL, nats an image", *(m["test_kl"] for m in there.values())),
+        ("variance of samples, test images: 1", *(m["spread"] for m in there.values())),
+        *((f"Frechet distance of {what}", *(m[key] and m[key]["value"] for m in there.values()))
+          for what, key in (("samples", "fid"), ("reconstructions", "fid_recon"))),
+        ("of as many train images", *(m["fid"] and m["fid"]["floor"] for m in there.values()))],
+        (f"Features: {g['fid']['features']}; {g['fid']['n']:,} samples. " if g["fid"] else "")
+        + f"The mean train image scores a squared error of {r['mean_image_mse']:.4f}; of the test "
+        f"images themselves {percent(r['real_class_acc'])} are recognised.")
+    if v and g["fid"]:
+        better = g["fid"]["value"] < v["fid"]["value"]
+        run.say(f"The VAE-GAN's samples are {'nearer to' if better else 'farther from'} real images "
+                f"than those of the VAE of the same Enc and Dec (Frechet distance "
+                f"{g['fid']['value']:.1f} and {v['fid']['value']:.1f}, as many train images "
+                f"{g['fid']['floor']:.1f}).")
+    if v:
+        run.say(f"In pixels the reconstructions of the VAE are the "
+                f"{'nearer' if v['recon_mse'] < g['recon_mse'] else 'farther'} ones: squared error "
+                f"{v['recon_mse']:.4f} and {g['recon_mse']:.4f}; their class is recognised in "
+                f"{percent(v['recon_class_acc'])} and {percent(g['recon_class_acc'])}.")
+    if args.loss == "gan":
+        run.say("With L_prior + L_GAN alone nothing compares an image with its reconstruction, "
+                "which has to look real, not alike: its squared error is "
+                f"{g['recon_mse']:.4f}, where the mean image scores {r['mean_image_mse']:.4f}, its "
+                f"class right in {percent(g['recon_class_acc'])}, and its code holds "
+                f"{g['test_kl']:.2g} nats. Such a model cannot reconstruct or encode; it draws.")
+    elif g["test_kl"] < 0.5:
+        run.say(f"The code is dead (KL {g['test_kl']:.2g} nats): raise --gamma or --pixel-weight.")
+    run.say(f"Dis finds {percent(r['d_real'])} in test images, {percent(r['d_recon'])} in "
+            f"reconstructions, {percent(r['d_sample'])} in samples: "
+            + ("it has won, and teaches Dec little any more (--gate, a lower --lr)."
+               if r["d_real"] > 0.9 > 0.1 > r["d_sample"] else "neither has won."))
+    if g["spread"] < 0.3:
+        run.say(f"Samples have collapsed: their variance is {percent(g['spread'])} of real images'.")
+
+
+def main(argv=None):
+    parser, groups = flags(__doc__, data="fashion", epochs=30, batch_size=64, lr=3e-4, fid=True)
+    add = groups["model"].add_argument
+    add("--arch", choices=("fc", "conv"), default="conv", help="(default: conv, the paper's)")
+    add("--width", type=number(int, low=2, high=65536), help="maps of Enc's first layer, which all "
+        "others follow (default: 16; the paper's: 64); fc: neurons of each layer (default: 400)")
+    add("--z-dim", type=number(int, low=1, high=4096),
+        help="numbers in z (default: 32, fc: 20; the paper's: 128)")
+    add("--baseline", action=argparse.BooleanOptionalAction, default=True,
+        help="a VAE of the same Enc and Dec beside it (default: yes)")
+    add = groups["objective"].add_argument
+    add("--loss", choices=("full", "gan"), default="full",
+        help="full: the paper's; gan: L_prior + L_GAN, without L_Dis_l (default: full)")
+    add("--gamma", type=number(float, low=0), default=1e-3,
+        help="of L_Dis_l, a sum over features, against Dec's -log Dis (default: 1e-3)")
+    add("--fakes", choices=("both", "samples", "recon"), default="both",
+        help="what Dis is shown and Dec judged by beside x: x~ and x_p, x_p or x~ (default: both)")
+    add("--gate", action=argparse.BooleanOptionalAction, default=False, help="Dis rests where its "
+        "term of x or of fakes is below 0.33 nats, Dec where one is above 1.03 (default: no)")
+    add("--pixel-weight", type=number(float, low=0), default=0.0,
+        help="of the squared error an image, for Enc and Dec (default: 0, the paper's)")
+    args = parse(parser, argv, "vaegan", presets, SMOKE)
+    run = Run("vaegan", args)
+    data = load_data(args.data, args.data_dir, args.image_size, args.limit, args.seed)
+    run.begin(data)
+    data = data.to(run.device)
+    if not args.eval_only:
+        train(run, data)
+    evaluate(run, data, run.best_nets(load))
+
+
+if __name__ == "__main__":
+    command_line(main)
