@@ -33,8 +33,8 @@ from torch import nn
 
 from data import DataError, batches, load as load_data, need_pairs, pairs
 from eval import (Run, accelerate, checkpoint, classes_of, classifier, command_line, cosine, curves,
-                  draw_tsne, encode, flags, grid, interpolation_grid, number, parse, percent, pick,
-                  predictor, probe_codes, restore, shown, swap_grid, tell_codes)
+                  draw_swaps, draw_tsne, encode, flags, grid, held_out, number, parse, percent,
+                  pick, predictor, probe_codes, restore, shown, tell_codes)
 
 # What a flag is where it is not typed; MNIST as the authors set it. Small sets need many epochs.
 PRESETS = {"mnist": dict(s_dim=16, z_dim=16, lr=1e-4, epochs=100, leak=0.0),
@@ -202,23 +202,10 @@ def train(run, data):
                               *fast))
             run.progress(epoch, i + 1, steps)
         means = run.means(("recon", "kl", "reverse"), terms)
-        val_recon, val_kl = held_out(enc, dec, data.val, args.seed)
+        val_recon, val_kl = held_out(forward_cycle, enc, dec, data.val, args.seed)
         val = args.recon_weight * val_recon + args.kl_weight * val_kl
         run.log(steps * batch, **means, val_recon=val_recon, val_kl=val_kl, val=val)
         run.save(val, nets, **parts)
-
-
-@torch.no_grad()
-def held_out(enc, dec, split, seed):
-    """forward_cycle's two terms over a split, with a seeded partner and z for each image."""
-    device, total = split.x.device, 0
-    rng = torch.Generator(device).manual_seed(seed)
-    index = torch.arange(len(split), device=device)
-    for i, partner in zip(index.split(250), pairs(split, index, rng).split(250)):
-        noise = torch.randn(2 * len(i), enc.mu.out_features, generator=rng, device=device)
-        x = split.images(torch.cat([i, partner]))
-        total += torch.stack(forward_cycle(enc, dec, x, noise)) * len(i) / len(split)
-    return total.tolist()
 
 
 # Evaluation
@@ -233,7 +220,6 @@ def evaluate(run, data, nets):
         codes = {name: encode(enc, split) for name, split in data.splits().items()}
         (mu, _, s), (mu_test, logvar_test, s_test) = codes["train"], codes["test"]
         kl = kl_divergence(mu_test, logvar_test).mean(0)    # (Z,) nats
-    inner = [name for name in data.factors if not data.train.of_class(name)]   # for z to hold
 
     with run.doing("figures"):
         run.figure("curves", curves(run.history, {
@@ -241,29 +227,13 @@ def evaluate(run, data, nets):
             "reverse cycle, L1 of the means": ["reverse"]}),
             "Train and validation should stay together. A KL near zero means that z is dead, and "
             "then a small reverse term means nothing.")
-        for name, split, who in (("swap_grid", "test", "test images of the training classes"),
-                                 ("swap_grid_unseen", "unseen", "people never trained on")):
-            if split in codes:
-                (means, _, classes), split = codes[split], data.splits()[split]
-                pose = torch.stack([split.factors[f] for f in inner] or [split.y])
-                pose = pose.unique(dim=1, return_inverse=True)[1]
-                columns, rows = pick(split.y, 8, seed), pick(pose, 8, seed + 1)
-                run.figure(name, swap_grid(dec, split.images(columns), classes[columns],
-                                           split.images(rows), means[rows]),
-                           f"From {who}. Each column should keep the class of the image above it, "
-                           "each row all else of the image at its left: pose, light or slant.")
-        six = pick(test.y, 6, seed + 2).repeat(6)[:6]
-        for k, pair in enumerate(six.split(2), 1):
-            run.figure(f"interpolation_{k}", interpolation_grid(
-                dec, test.images(pair), mu_test[pair], s_test[pair]),
-                "Between the two test images in the corners. Along a row only s moves, down a "
-                "column only z, on the diagonal both; every step should look likely.")
-
+        draw_swaps(run, data, codes, dec)
     with run.doing("t-SNE"):
         draw_tsne(run, data, codes["test"], points)
     with run.doing("probes"):
-        results = {"test_recon": held_out(enc, dec, test, seed)[0], "test_kl": kl.sum().item(),
-                   "live_dims": int((kl > 0.01).sum()), **probe_codes(data, codes, seed, steps)}
+        results = {"test_recon": held_out(forward_cycle, enc, dec, test, seed)[0],
+                   "test_kl": kl.sum().item(), "live_dims": int((kl > 0.01).sum()),
+                   **probe_codes(data, codes, seed, steps)}
     with run.doing("prediction networks"):
         results["s_to_z_r2"], z_guess = predictor((s, mu), (s_test, mu_test), seed, steps)
         results["z_to_s_r2"], s_guess = predictor((mu, s), (mu_test, s_test), seed, steps)
