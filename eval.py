@@ -478,6 +478,10 @@ def accelerate(args, device, *functions):
     def cast():
         return (torch.autocast(device.type, torch.bfloat16, cache_enabled=False) if args.amp
                 else contextlib.nullcontext())
+    if args.compile:                                        # vaegan.py goes back through one graph
+        import torch._functorch.config as config            # three times
+        if hasattr(config, "donated_buffer"):
+            config.donated_buffer = False
     return (cast, *(torch.compile(f) if args.compile else f for f in functions))
 
 
@@ -755,18 +759,19 @@ def classes_of(net, images):
 def svm_report(train, test, kernel, seed=0, points=None):
     """scikit-learn's SVC on codes; train, test: (codes (N, d), y (N,)); kernel "linear" or "rbf".
 
-    Codes are centred and divided by one scale, both of train, of which `points` caps the rows: all
-    55,000 of MNIST take a minute, but as many of a code that mixes the classes take ten. Returns
-    plain numbers on test: accuracy; precision, recall and f1, lists a class, 0 where undefined;
+    Each dimension is standardised by train, of which `points` caps the rows: all 55,000 of MNIST
+    take a minute, but as many of a code that mixes the classes take ten. Returns plain numbers on
+    test: accuracy; precision, recall and f1, lists a class, 0 where undefined;
     confusion, counts, a list of rows, the true classes."""
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
     (x, y), (x_test, y_test) = ([part.cpu() for part in side] for side in (train, test))
     index = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))[:points]
     x, y = x[index], y[index]
-    mean, scale = x.mean(0), x.std(0).mean() + 1e-8         # one scale: dead dimensions stay small
-    machine = SVC(kernel=kernel, cache_size=1000).fit(((x - mean) / scale).numpy(), y.numpy())
-    guess, truth = machine.predict(((x_test - mean) / scale).numpy()), y_test.numpy()
+    machine = make_pipeline(StandardScaler(), SVC(kernel=kernel, cache_size=1000))
+    guess, truth = machine.fit(x.numpy(), y.numpy()).predict(x_test.numpy()), y_test.numpy()
     labels = range(int(max(y.max(), y_test.max())) + 1)
     scores = precision_recall_fscore_support(truth, guess, labels=labels, zero_division=0)
     return {"accuracy": float((guess == truth).mean()),
@@ -1181,7 +1186,7 @@ def draw_moons(run, nets, source, target):
                "The target is a draw of its own, turned by 35 degrees.")
     near = torch.tensor([(-2.4, -1.6), (-1.2, 0.4), (0.8, -0.5), (2.5, 1.5)], dtype=points.dtype)
     letters = dict(zip("ABCD", torch.cdist(near, points).argmin(1).tolist()))
-    low, high = source.x.min(0).values, source.x.max(0).values
+    low, high = source.x.min(0).values.tolist(), source.x.max(0).values.tolist()
     across, up = (np.arange(k * a, k * b, 0.02) for k, a, b in zip((1.1, 1.5), low, high))
     mesh = np.meshgrid(across, up)
     mesh_points = torch.from_numpy(np.stack(mesh, -1).reshape(-1, 2))
@@ -1196,7 +1201,7 @@ def draw_moons(run, nets, source, target):
             axis.set_title(title)
             axis.tick_params(labelsize=8)
             for k, marker, colour in (0, "+", "#dd0000"), (1, "_", "#007700"):
-                axis.scatter(*xy[:len(source)][source.y == k].T, 40, colour, marker)
+                axis.scatter(*xy[:len(source)][source.y == k].T, 40, colour, marker=marker)
             axis.scatter(*xy[len(source):].T, 9, "black")
             if axis in row[:2]:
                 axis.margins(0.15)
@@ -1213,8 +1218,8 @@ def draw_moons(run, nets, source, target):
             row[3].contour(*mesh, neuron, [0.5], colors=f"C{k % 10}")
         row[0].set_ylabel(name.upper(), fontsize=15)
     run.figure("panels", figure, "Fig. 2. The NN should cut A and D wrongly, put A beside B and C "
-               "beside D, and find the turn with its domain regressor and its hidden neurons; the "
-               "DANN should do none of this.")
+               "beside D, and find the turn with its domain regressor (blue: the source, black: the "
+               "target) and its hidden neurons; the DANN should do none of this.")
 
 
 def draw_plane(run, name, decode, train, test, data):
@@ -1340,7 +1345,7 @@ TABLES |= {
     "vae": ("args.model", "args.arch", "args.z_dim", "epochs", "seconds", "test_mse", "test_elbo",
             "nll.nats", "nll.stderr", "svm_linear.accuracy", "svm_rbf.accuracy", "fid.value",
             "fid.floor"),
-    "dann": ("epochs", "seconds", "seeds", "nn.target", "source_only.target", "dann.target",
+    "dann": ("points", "args.decay", "epochs", "seconds", "seeds", "nn.target", "source_only.target", "dann.target",
              "target_only.target", "gap_covered")}
 
 

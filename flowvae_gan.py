@@ -7,7 +7,7 @@ decoders that draw them. Written to runs/flowvae_gan-<data>: curves, samples as 
 interpolations, and one table with Frechet distance, likelihood, weights and seconds.
 
   vae:   E_q(z|x)[-log p(x|z)] + KL(q(z|x) || N(0, I)), q(z|x) = N(mu, diag sigma^2)
-  flow:  E_q(z|x)[-log p(x|z) + log q(z|x) - log p(z)], log p(z) = log N(f(z); 0, I) + log|det df/dz|
+  flow:  E_q(z|x)[-log p(x|z) + log q(z|x) - log p(z)], log p(z) = log N(f(z); 0, I) + log|det f'|
          f: RealNVP.forward, one determinant an image; samples are f^-1(u), u ~ N(0, I). log p(z)
          is taken at one z a step, E_q[log q] in closed form (kl_to_flow)
   gan:   Dis -log Dis(x) - log(1 - Dis(Gen(z))), Gen -log Dis(Gen(z)), the non-saturating loss
@@ -22,14 +22,16 @@ count). On MNIST they are drawn as 0 or 1 for the VAEs, at every step and once f
   python flowvae_gan.py --data svhn --width 64
 
 Departures: Enc is Dis's trunk, Dec is Gen, all of DCGAN's shapes (28 pixels end in 3x3), half as
-wide (--width 64 is theirs); the VAE's are without batch norm, which blurs a likelihood. The flow is
-8 couplings of MLPs with scales bounded by 2 tanh, and the identity at first. VAE and flow: Adam
-1e-3; GAN: 2e-4, beta1 0.5, both on a cosine. Saved are each VAE's epoch of the lowest validation
-loss and the GAN's last.
+wide (--width 64 is theirs); a VAE's output starts at the mean image. The flow is 8 couplings of
+MLPs with scales bounded by 2 tanh, and the identity at first; for a tenth of training the KL's
+weight rises from 0 to 1, or the code dies under a joint flow. Dis is to give real images 0.9, or it
+wins on digits. VAE and flow: Adam 1e-3; GAN: 2e-4, beta1 0.5, all on a cosine. Saved are each VAE's
+epoch of the lowest validation loss and the GAN's last.
 """
 import argparse
 import contextlib
 import copy
+import itertools
 import math
 import time
 
@@ -42,8 +44,7 @@ from eval import (Run, accelerate, binarize, binarized, checkpoint, classifier, 
                   cosine, curves, decode, encode, fid, flags, grid, log_normal, nll, number, parse,
                   percent, pick, restore, sample)
 
-NAMES = {"vae": "VAE", "flow_joint": "VAE, flow joint", "flow_after": "VAE, flow after",
-         "gan": "GAN"}
+NAMES = {"vae": "VAE", "flow_joint": "joint flow", "flow_after": "flow after", "gan": "GAN"}
 SMOKE = dict(data="digits", limit=800, epochs=2, width=8, nll_k=20, nll_n=50)
 
 
@@ -58,60 +59,64 @@ def sides(size):
     return found
 
 
-class Trunk(nn.Module):
-    """x (B, C, H, W) -> (B, out): mu and logvar of q(z|x) for Enc, features for Dis."""
-
-    def __init__(self, shape, out, width, norm):
-        super().__init__()
-        side, maps = sides(shape[1]), shape[0]
-        layers = []
-        for i in range(len(side) - 1):                      # side 28, 14, 7, 3
-            layers += [nn.Conv2d(maps, width * 2**i, 4, 2, 1),
-                       *([nn.BatchNorm2d(width * 2**i)] if norm and i else []), nn.LeakyReLU(0.2)]
-            maps = width * 2**i
-        self.net = nn.Sequential(*layers, nn.Conv2d(maps, out, side[-1]), nn.Flatten())
-
-    def forward(self, x):
-        return self.net(2 * x - 1)
+def trunk(shape, args):
+    """Layers from images (B, C, H, W) to (B, 2 Z), DCGAN's discriminator but for its last one."""
+    side, maps, layers = sides(shape[1]), shape[0], []
+    for i in range(len(side) - 1):                          # side 28, 14, 7, 3
+        layers += [nn.Conv2d(maps, args["width"] * 2**i, 4, 2, 1),
+                   *([nn.BatchNorm2d(args["width"] * 2**i)] if i else []),
+                   nn.LeakyReLU(0.2)]
+        maps = args["width"] * 2**i
+    return [*layers, nn.Conv2d(maps, 2 * args["z_dim"], side[-1]), nn.Flatten()]
 
 
-class Encoder(Trunk):
+class Encoder(nn.Module):
     """x (B, C, H, W) -> mu (B, Z), logvar (B, Z) of q(z|x), always log sigma^2."""
 
     def __init__(self, shape, args):
-        super().__init__(shape, 2 * args["z_dim"], args["width"], norm=False)
+        super().__init__()
+        self.net = nn.Sequential(*trunk(shape, args))
 
     def forward(self, x):
-        return super().forward(x).chunk(2, 1)
+        return self.net(2 * x - 1).chunk(2, 1)
 
 
-class Discriminator(Trunk):
+class Discriminator(nn.Module):
     """x (B, C, H, W) -> logits of x being real (B,): Enc's shapes and one layer more."""
 
     def __init__(self, shape, args):
-        super().__init__(shape, 2 * args["z_dim"], args["width"], norm=True)
-        self.head = nn.Sequential(nn.LeakyReLU(0.2), nn.Linear(2 * args["z_dim"], 1))
+        super().__init__()
+        self.net = nn.Sequential(*trunk(shape, args), nn.LeakyReLU(0.2),
+                                 nn.Linear(2 * args["z_dim"], 1))
 
     def forward(self, x):
-        return self.head(super().forward(x))[:, 0]
+        return self.net(2 * x - 1)[:, 0]
 
 
 class Decoder(nn.Module):
     """z (..., Z) -> logits of pixels (..., C, H, W); their sigmoid is the image in [0, 1]."""
 
-    def __init__(self, shape, args, norm=False):
+    def __init__(self, shape, args):
         super().__init__()
         side = sides(shape[1])[::-1]
         maps = [args["width"] * 2**i for i in range(len(side) - 1)][::-1] + [shape[0]]
         layers = [nn.Unflatten(1, (-1, 1, 1)), nn.ConvTranspose2d(args["z_dim"], maps[0], side[0])]
         for i in range(len(side) - 1):                      # side 3, 7, 14, 28
-            layers += [*([nn.BatchNorm2d(maps[i])] if norm else []), nn.ReLU(),
+            layers += [nn.BatchNorm2d(maps[i]), nn.ReLU(),
                        nn.ConvTranspose2d(maps[i], maps[i + 1], 4, 2, 1, side[i + 1] - 2 * side[i])]
+        layers[-1].bias = None                              # but the picture's, which train starts
+        self.bias = nn.Parameter(torch.zeros(*shape))       # at the mean image for a VAE
         self.net = nn.Sequential(*layers)
         self.log_scale = nn.Parameter(torch.full((shape[0], 1, 1), -3.0))   # of the logistics
 
     def forward(self, z):
-        return self.net(z.flatten(0, -2)).unflatten(0, z.shape[:-1])
+        return self.net(z.flatten(0, -2)).unflatten(0, z.shape[:-1]) + self.bias
+
+
+def dcgan_init(module):
+    """As released: deviation 0.02 around 0, for batch norm's gains around 1."""
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d)):
+        nn.init.normal_(module.weight, float(isinstance(module, nn.BatchNorm2d)), 0.02)
 
 
 class RealNVP(nn.Module):
@@ -163,11 +168,10 @@ def build(shape, args):
     for name in models(args):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(args["seed"])
-            if name == "gan":
-                nets |= {"gan_dec": Decoder(shape, args, norm=True),
-                         "gan_disc": Discriminator(shape, args)}
-            elif name != "flow_after":
-                nets |= {f"{name}_enc": Encoder(shape, args), f"{name}_dec": Decoder(shape, args)}
+            if name != "flow_after":
+                other, kind = ("disc", Discriminator) if name == "gan" else ("enc", Encoder)
+                nets |= {f"{name}_dec": Decoder(shape, args).apply(dcgan_init),
+                         f"{name}_{other}": kind(shape, args).apply(dcgan_init)}
             if name.startswith("flow"):
                 nets[f"{name}_flow"] = RealNVP(args["z_dim"], args["couplings"])
     return nets
@@ -259,11 +263,13 @@ def generate(gen, disc, z, autocast):
     return F.softplus(-logits.float()).mean(), made
 
 
-def judge(disc, x, made, autocast):
-    """(-log Dis(x) - log(1 - Dis(made)), and what Dis gives either), means."""
+def judge(disc, x, made, autocast, target=1.0):
+    """(Dis's cross entropy, and what it gives x and made), means; `target` is what x is to get: 1
+    for -log Dis(x) - log(1 - Dis(made)), less so that Dis does not grow too sure."""
     with autocast():                                        # apart, for batch norm's statistics
         real, fake = disc(x).float(), disc(made).float()
-    return torch.stack([F.softplus(-real).mean() + F.softplus(fake).mean(), real.sigmoid().mean(),
+    loss = F.softplus(real) - target * real                 # cross entropy with the target
+    return torch.stack([loss.mean() + F.softplus(fake).mean(), real.sigmoid().mean(),
                         fake.sigmoid().mean()])
 
 
@@ -273,25 +279,7 @@ COLUMNS = {"vae": ("recon", "kl"), "flow_joint": ("recon", "kl"),
            "gan": ("gen", "dis", "d_real", "d_fake")}       # of the log, after the model's name
 
 
-def optimisers(nets, name, args, fused):
-    """One Adam for all of a VAE, or one for Gen and one for Dis."""
-    if name == "gan":
-        return [torch.optim.Adam(nets[f"gan_{part}"].parameters(), args.gan_lr, (0.5, 0.999),
-                                 fused=fused) for part in ("dec", "disc")]
-    owned = [p for net in parts_of(nets, name) if net for p in net.parameters()]
-    return [torch.optim.Adam(owned, args.lr, fused=fused)]
-
-
-def vae_step(parts, opts, x, noise, args, autocast, loss=vae_loss):
-    """One step of Enc, Dec and, where there is one, the flow; returns vae_loss's terms."""
-    terms = loss(*parts, x, noise, args, autocast)
-    opts[0].zero_grad()
-    terms.sum().backward()
-    opts[0].step()
-    return terms.detach()
-
-
-def gan_step(gen, disc, opts, x, z, autocast, generate=generate, judge=judge):
+def gan_step(gen, disc, opts, x, z, autocast, generate=generate, judge=judge, target=1.0):
     """Gen, whose images Dis judges without learning from it, then Dis on the same images."""
     disc.requires_grad_(False)
     gen_loss, made = generate(gen, disc, z, autocast)
@@ -299,7 +287,7 @@ def gan_step(gen, disc, opts, x, z, autocast, generate=generate, judge=judge):
     gen_loss.backward()
     opts[0].step()
     disc.requires_grad_(True)
-    terms = judge(disc, x, made.detach(), autocast)
+    terms = judge(disc, x, made.detach(), autocast, target)
     opts[1].zero_grad()
     terms[0].backward()
     opts[1].step()
@@ -308,55 +296,67 @@ def gan_step(gen, disc, opts, x, z, autocast, generate=generate, judge=judge):
 
 def train(run, data, seen):
     """Trains the models in turn, an epoch each, on draws of their own; best.pt holds the epoch of
-    each VAE with the lowest validation loss, the GAN's last, and the flow fitted after."""
+    each VAE with the lowest validation loss, the GAN's last, and the flow fitted after. seen: the
+    splits as the VAEs are measured on them, binarised once where --binarize is on."""
     args, device, split = run.args, run.device, data.train
     best = {name: net.to(device) for name, net in build(run.shape, vars(args)).items()}
-    now, fused = copy.deepcopy(best), device.type != "mps"
-    trained = [name for name in models(vars(args)) if name != "flow_after"]
-    opts = {name: optimisers(now, name, args, fused) for name in trained}
+    print("weights:", ", ".join(f"{name} {weights(net):,}" for name, net in best.items()))
+    for name in ("vae_dec", "flow_joint_dec"):
+        if name in best:
+            best[name].bias.data = split.images(slice(None)).mean(0).clamp(0.001, 0.999).logit()
+    now, trained = copy.deepcopy(best), [name for name in models(vars(args)) if name in COLUMNS]
     rngs = {name: torch.Generator(device).manual_seed(args.seed) for name in trained}
+    ten = torch.randn(10, args.z_dim, generator=torch.Generator().manual_seed(args.seed)).to(device)
+    fused, opts = device.type != "mps", {}
+    for name in trained:
+        owned = [net.parameters() for key, net in now.items() if key.startswith(name)]
+        opts[name] = ([torch.optim.Adam(p, args.gan_lr, (0.5, 0.999), fused=fused) for p in owned]
+                      if name == "gan" else
+                      [torch.optim.Adam(itertools.chain(*owned), args.lr, fused=fused)])
     parts = {**{f"now_{name}": net for name, net in now.items()},
              **{f"rng_{name}": rng for name, rng in rngs.items()},
              **{f"opt_{name}_{i}": opt for name in trained for i, opt in enumerate(opts[name])}}
     cast, loss, *adversary = accelerate(args, device, vae_loss, generate, judge)
     batch = min(args.batch_size, len(split))
     steps = len(split) // batch
-    ten = torch.randn(10, args.z_dim, generator=torch.Generator(device).manual_seed(args.seed),
-                      device=device)
-    print("weights:", ", ".join(f"{name} {weights(net):,}" for name, net in now.items()))
     for epoch in range(run.resume(best, **parts), args.epochs):
         row = {}
         for m, name in enumerate(trained):
-            start, rng, gan, terms = time.perf_counter(), rngs[name], name == "gan", []
+            start, rng, terms, gan = time.perf_counter(), rngs[name], [], name == "gan"
             enc, dec, flow = parts_of(now, name)
-            for net in (enc, dec, flow, *([now["gan_disc"]] if gan else [])):
-                if net:
-                    net.train()
+            for net in now.values():
+                net.train()
             for i, index in enumerate(batches(split, batch, rng)):
-                cosine(opts[name], args.gan_lr if gan else args.lr,
-                       (epoch + i / steps) / args.epochs)
+                done = (epoch + i / steps) / args.epochs
+                cosine(opts[name], args.gan_lr if gan else args.lr, done)
                 x = split.images(index)
                 noise = torch.randn(batch, args.z_dim, generator=rng, device=device)
                 if gan:
-                    terms.append(gan_step(dec, now["gan_disc"], opts[name], x, noise, cast,
-                                          *adversary))
+                    term = gan_step(dec, now["gan_disc"], opts[name], x, noise, cast, *adversary,
+                                    args.real_target)
                 else:
                     x = binarize(x, rng) if args.binarize else x
-                    terms.append(vae_step((enc, dec, flow), opts[name], x, noise, args, cast, loss))
+                    term = loss(enc, dec, flow, x, noise, args, cast)
+                    opts[name][0].zero_grad()
+                    (term[0] + min(1, done / args.warm_up) * term[1]).backward()
+                    opts[name][0].step()
+                terms.append(term.detach())
                 run.progress(epoch, m * steps + i + 1, len(trained) * steps)
             row |= run.means([f"{name}_{column}" for column in COLUMNS[name]], terms)
-            if gan:                                         # what Dis gives images new to it
-                made = decode(now["gan_disc"].eval(), data.val.images(slice(None)))
-                row["gan_val"] = made.sigmoid().mean().item()
+            for net in now.values():
+                net.eval()
+            if gan:                                         # as many images of train as of val
+                for key, some in (("train", slice(len(data.val))), ("val", slice(None))):
+                    seen_by = decode(now["gan_disc"], getattr(data, key).images(some))
+                    row[f"gan_{key}"] = seen_by.sigmoid().mean().item()
             else:
-                row[f"{name}_val"] = held_out((enc, dec, flow), seen["val"], args)
-            if gan or row[f"{name}_val"] < min((past[f"{name}_val"] for past in run.history),
-                                               default=math.inf):
+                row[f"{name}_val"] = held_out(enc, dec, flow, seen["val"], args)
+            if gan or all(row[f"{name}_val"] < past[f"{name}_val"] for past in run.history):
                 for key in best:
                     if key.startswith(name):
                         best[key].load_state_dict(now[key].state_dict())
             if epoch == 0 or (epoch + 1) % 10 == 0:
-                run.kept[f"{name}, epoch {epoch + 1}"] = draw(dec.eval(), flow, ten)
+                run.kept[f"{NAMES[name]}, epoch {epoch + 1}"] = draw(dec, flow, ten)
             row[f"{name}_seconds"] = time.perf_counter() - start
         run.log(len(trained) * steps * batch, **row)
         run.save(-epoch, best, **parts)                     # every epoch is the lowest so far
@@ -396,13 +396,12 @@ def fit_flow(train, val, args):
 
 
 @torch.no_grad()
-def held_out(parts, split, args):
-    """A VAE's loss over a split, with seeded z; leaves the networks in eval mode."""
+def held_out(enc, dec, flow, split, args):
+    """A VAE's loss over a split, in nats an image, with seeded z."""
     rng, total = torch.Generator(split.x.device).manual_seed(args.seed), 0
-    parts = [net and net.eval() for net in parts]
     for i in torch.arange(len(split), device=split.x.device).split(500):
         noise = torch.randn(len(i), args.z_dim, generator=rng, device=i.device)
-        terms = vae_loss(*parts, split.images(i), noise, args, contextlib.nullcontext)
+        terms = vae_loss(enc, dec, flow, split.images(i), noise, args, contextlib.nullcontext)
         total += terms.sum() * len(i) / len(split)
     return total.item()
 
@@ -438,129 +437,130 @@ def evaluate(run, data, seen, nets):
     n, shows = (300, 5000) if args.smoke else (10_000, 150_000)
     rng = torch.Generator(run.device).manual_seed(seed)
     u = torch.randn(n, args.z_dim, generator=rng, device=run.device)
-    pairs = torch.randperm(len(test), generator=rng, device=run.device)[:200].chunk(2)
+    some = torch.randperm(len(test), generator=rng, device=run.device)
+    pairs = some[:min(200, len(test) // 2 * 2)].chunk(2)
     some, fitted = pick(test.y, args.nll_n, seed), run.kept.get("flow_after")
-    results, strips, last = dict.fromkeys(NAMES), {}, {}
+    results, strips, drawn = dict.fromkeys(NAMES), {}, {}
     with run.doing("classifier"):
         sees, results["real_class_acc"] = classifier(data, args.data_dir, shows)
     for name in models(vars(args)):
+        if name == "flow_after" and fitted is None:         # stopped before: --resume fits it
+            continue
         enc, dec, flow = parts_of(nets, name)
         home = "vae" if name == "flow_after" else name
         with run.doing(f"samples, FID and interpolations of {NAMES[name]}"):
             images = draw(dec, flow, u)
             mu, logvar = encode(enc, test) if enc else (u, None)
-            codes = interpolate(flow, *(mu[pair % len(mu)] for pair in pairs))  # (10, 100, Z)
+            codes = interpolate(flow, *(mu[side % len(mu)] for side in pairs))  # (10, 100, Z)
             strip = decode(dec, codes.flatten(0, 1)).sigmoid().unflatten(0, codes.shape[:2])
-            way = (strip[1:] - strip[:-1]).flatten(2).norm(dim=2)               # (9, 100)
-            last[name], strips[name] = images[:100], strip.transpose(0, 1)[:3]
+            drawn[name] = images[:30].unflatten(0, (3, 10))
+            strips[name] = strip[:, :3].transpose(0, 1)     # (3, 10, C, H, W)
+            way = (strip[1:] - strip[:-1]).flatten(2).norm(dim=2)
             results[name] = {
                 "params": weights(dec) + weights(enc or nets["gan_disc"]),
                 "flow_params": weights(flow), "nll": None,
-                "seconds": sum(row[f"{home}_seconds"] for row in run.history),
+                "seconds": sum(row[f"{home}_seconds"] for row in run.history)
+                + (fitted[:, 2].sum().item() if name == "flow_after" else 0),
                 "fid": fid(args.fid, data, args.data_dir, images, seed, shows),
                 "spread": (images.var(0).sum() / data.test.images(slice(None)).var(0).sum()).item(),
                 "jump": (way.max(0).values / way.mean(0).clamp(min=1e-9)).mean().item(),
                 "sure": sees(strip[1:-1].flatten(0, 1)).softmax(1).max(1).values.mean().item()}
-        if name == "flow_after":
-            results[name]["seconds"] += fitted[:, 2].sum().item()
         if enc:
             with run.doing(f"likelihood of {NAMES[name]}"):
-                results[name]["test_bound"] = held_out((enc, dec, flow), test, args)
+                results[name]["test_bound"] = held_out(enc, dec, flow, test, args)
                 results[name]["nll"] = nll(
                     test.images(some), mu[some], logvar[some],
                     lambda x, z: log_likelihood(dec, x, dec(z), args), args.nll_k, seed=seed,
                     prior=flow)
     with run.doing("figures"):
-        draw_figures(run, fitted, strips, last)
+        history = [row | {f"{name}_train": row[f"{name}_recon"] + row[f"{name}_kl"]
+                          for name in trained_vaes(row)} for row in run.history]
+        panels = {f"{NAMES[name]}: loss, nats": [f"{name}_train", f"{name}_val"]
+                  for name in trained_vaes(history[0])}
+        if panels:
+            panels["KL, nats"] = [f"{name}_kl" for name in trained_vaes(history[0])]
+        if "gan" in drawn:
+            panels |= {"GAN: losses, nats": ["gan_gen", "gan_dis"],
+                       "what Dis gives, training": ["gan_d_real", "gan_d_fake"],
+                       "real images, afterwards": ["gan_train", "gan_val"]}
+        run.figure("curves", curves(history, panels),
+                   "Validation above train at the end is overfitting; of Dis, where it gives new "
+                   "images less than those of train. A GAN's losses say nothing of its images.")
+        if fitted is not None:
+            run.figure("curves_flow_after", curves(
+                [{"epoch": i, "train": a, "val": b} for i, (a, b, _) in
+                 enumerate(fitted.tolist(), 1)], {"-log p(z), nats": ["train", "val"]}),
+                "The flow on the codes of the finished VAE.")
+        order = sorted((key for key in run.kept if ", epoch" in key),
+                       key=lambda key: [*NAMES.values()].index(key.partition(",")[0]))
+        run.figure("learning", grid(torch.stack([run.kept[key].cpu() for key in order]), order),
+                   "The same ten draws of each model as training goes on.")
+        for key, rows, text in (
+                ("samples", drawn, "Thirty draws of each model. Likely images, of all classes?"),
+                ("interpolations", strips, "Ten points on lines between two codes: of test images "
+                 "for the VAEs, in the flow's base space where there is one, of random z for the "
+                 "GAN. Is every step an image, or a double exposure of two?")):
+            run.figure(key, grid(torch.cat([*rows.values()]), [
+                NAMES[name] * (i == len(part) // 2) for name, part in rows.items()
+                for i in range(len(part))]), text)
     tell(run, results)
     run.finish(f"VAE, flow prior and GAN on {args.data}", results)
 
 
-def draw_figures(run, fitted, strips, last):
-    """The figures: curves, samples as training went on, interpolations (3, 10, C, H, W) a model."""
-    history = [row | {f"{name}_train": row[f"{name}_recon"] + row[f"{name}_kl"] for name in
-                      ("vae", "flow_joint") if f"{name}_recon" in row} for row in run.history]
-    panels = {f"{NAMES[name]}: loss, nats": [f"{name}_train", f"{name}_val"] for name in
-              ("vae", "flow_joint") if name in last}
-    panels |= {"KL, nats": [f"{name}_kl" for name in ("vae", "flow_joint") if name in last]}
-    if "gan" in last:
-        panels |= {"GAN: losses, nats": ["gan_gen", "gan_dis"],
-                   "what Dis gives": ["gan_d_real", "gan_val", "gan_d_fake"]}
-    run.figure("curves", curves(history, {k: v for k, v in panels.items() if v}),
-               "Train above validation at the end is overfitting. A GAN's losses say nothing about "
-               "its images; what Dis gives validation images below those of train, it has learnt "
-               "by heart.")
-    if fitted is not None:
-        rows = [{"epoch": i + 1, "train": a, "val": b} for i, (a, b, _) in enumerate(fitted.tolist())]
-        run.figure("curves_flow_after", curves(rows, {"-log p(z), nats": ["train", "val"]}),
-                   "The flow on the codes of the finished VAE.")
-    for name, images in last.items():
-        kept = {key.partition(", ")[2]: x.to(run.device) for key, x in run.kept.items()
-                if key.startswith(f"{name}, ")}
-        if kept:
-            run.figure(f"learning_{name}", grid(torch.stack([*kept.values()]), [*kept]),
-                       f"{NAMES[name]}: the same ten draws as training goes on.")
-        run.figure(f"samples_{name}", grid(images.unflatten(0, (-1, 10))),
-                   f"{NAMES[name]}: a hundred draws. Likely images, and of all classes?")
-    run.figure("interpolations", grid(
-        torch.cat([*strips.values()]), [NAMES[name] if i == 1 else "" for name in strips
-                                        for i in range(3)]),
-        "Ten points on a line between two codes, of test images for the VAEs (the flow's in its "
-        "base space), of random z for the GAN. Is every step an image, or a double exposure?")
+def trained_vaes(row):
+    """Names of the VAEs of a row of the log."""
+    return [name for name in ("vae", "flow_joint") if f"{name}_kl" in row]
 
 
 def tell(run, r):
     """The report's tables and observations, from the numbers that results.json holds."""
-    there = {name: r[name] for name in NAMES if r[name]}
+    there, last = {name: r[name] for name in NAMES if r[name]}, run.history[-1]
+    sizes = [m["params"] for m in there.values()]
     run.table("Compared", ("", "weights", "flow's", "Frechet distance", "floor", "NLL, nats",
                            "standard error", "bits/dim", "bound, nats", "seconds"), [
         (NAMES[name], m["params"], m["flow_params"],
          *((m["fid"] or {}).get(key) for key in ("value", "floor")),
          *((m["nll"] or {}).get(key) for key in ("nats", "stderr", "bits_per_dim")),
          m.get("test_bound"), round(m["seconds"])) for name, m in there.items()],
-        "Weights: Enc and Dec, or Gen and Dis. Floor: of as many train images. A GAN has no "
-        "likelihood. Bound: the VAE's objective, one z an image, all test images.")
+        "Weights: Enc and Dec, or Gen and Dis. Floor: as many train images. Bound: one z an image, "
+        "on all test images. A GAN has no likelihood.")
     run.table("Samples and interpolations", ("", "variance of samples, test images: 1",
-                                             "longest of nine steps, mean: 1", "class certain"), [
+                                             "longest step, mean: 1", "certainty"), [
         (NAMES[name], m["spread"], m["jump"], percent(m["sure"])) for name, m in there.items()],
-        "Over 100 pairs. Class certain: a LeNet's largest probability, mean over the eight images "
-        f"between the ends; on real test images it is right in {percent(r['real_class_acc'])}.")
-    sizes = [m["params"] for m in there.values()]
+        "Of the nine steps between 100 pairs; certainty: a LeNet's largest probability, mean over "
+        f"the eight images between. It names {percent(r['real_class_acc'])} of real test images.")
     run.say(f"The models have {min(sizes):,} to {max(sizes):,} weights, the flow's "
             f"{max(m['flow_params'] for m in there.values()):,} apart.")
+    for name in trained_vaes(last):
+        train, val, kl = (last[f"{name}_{key}"] for key in ("recon", "val", "kl"))
+        run.say(f"{NAMES[name]}: in the last epoch {train + kl:.1f} nats on train and {val:.1f} on "
+                f"validation images, the KL {kl:.1f}" + (": z is dead." if kl < 0.5 else "."))
     for name in ("flow_joint", "flow_after"):
         if r["vae"] and r[name]:
             gain = r["vae"]["nll"]["nats"] - r[name]["nll"]["nats"]
             run.say(f"{NAMES[name]}: NLL {r[name]['nll']['nats']:.2f} nats, {abs(gain):.2f} "
-                    f"{'better' if gain > 0 else 'worse'} than under N(0, I), on the same images "
-                    f"and draws" + (": so far at least, as the flow sees it, the codes of the "
-                                    "finished VAE are from N(0, I)." if name == "flow_after" else
-                                    "."))
+                    f"{'better' if gain > 0 else 'worse'} than with N(0, I), on the same images"
+                    + (". KL(q(z) || N(0, I)) is the most it could gain." if "after" in name else
+                       "; here q(z|x) could adapt to it."))
     if all(m["fid"] for m in there.values()):
         order = sorted(there, key=lambda name: there[name]["fid"]["value"])
-        run.say("Samples, nearest to real images first (Frechet distance): " + ", ".join(
+        run.say("Samples, the nearest to real images first (Frechet distance): " + ", ".join(
             f"{NAMES[name]} {there[name]['fid']['value']:.1f}" for name in order)
             + f"; as many train images {there[order[0]]['fid']['floor']:.1f}.")
-    best = max(there, key=lambda name: there[name]["sure"])
-    even = min(there, key=lambda name: there[name]["jump"])
-    run.say(f"Between two codes the images of {NAMES[best]} are most often of one class (certainty "
-            f"{percent(there[best]['sure'])}), and {NAMES[even]} moves most evenly (longest step "
+    sure, even = (f(there, key=lambda name: there[name][key])
+                  for f, key in ((max, "sure"), (min, "jump")))
+    run.say(f"Between two codes {NAMES[sure]} shows the clearest classes (certainty "
+            f"{percent(there[sure]['sure'])}), {NAMES[even]} moves most evenly (longest step "
             f"{there[even]['jump']:.2f} times the mean).")
-    last = run.history[-1]
-    for name in ("vae", "flow_joint"):
-        if r[name]:
-            train = last[f"{name}_recon"] + last[f"{name}_kl"]
-            run.say(f"{NAMES[name]}: {train:.1f} nats on train, {last[f'{name}_val']:.1f} on "
-                    f"validation images in the last epoch, {last[f'{name}_kl']:.1f} of them KL"
-                    + (": the code is dead." if last[f"{name}_kl"] < 0.5 else "."))
     if r["gan"]:
         won = last["gan_d_real"] > 0.95 > 0.05 > last["gan_d_fake"]
-        run.say(f"GAN: Dis gives train images {percent(last['gan_d_real'])}, new ones "
-                f"{percent(last['gan_val'])}, samples {percent(last['gan_d_fake'])}; "
-                + ("it has won, and teaches Gen little any more." if won else "neither has won."))
-        if r["gan"]["spread"] < 0.3:
-            run.say("The GAN has collapsed: the variance of its samples is "
-                    f"{percent(r['gan']['spread'])} of real images'.")
+        run.say(f"GAN: in training Dis gave real images {percent(last['gan_d_real'])} and samples "
+                f"{percent(last['gan_d_fake'])}: "
+                + ("it has won, and teaches Gen little." if won else "neither side has won.")
+                + f" Afterwards it gives train images {percent(last['gan_train'])}, new ones "
+                f"{percent(last['gan_val'])}."
+                + f" Samples vary {percent(r['gan']['spread'])} as much as real images"
+                + (": they have collapsed." if r["gan"]["spread"] < 0.3 else "."))
 
 
 def main(argv=None):
@@ -579,6 +579,10 @@ def main(argv=None):
         help="of pixels, for the VAEs (default: bernoulli, colour: logistic)")
     add("--binarize", action=argparse.BooleanOptionalAction, help="draw pixels as 0 or 1, for the "
         "VAEs (default: mnist with bernoulli)")
+    add("--warm-up", type=number(float, above=0, high=1), default=0.1, metavar="SHARE",
+        help="of training in which the KL's weight rises from 0 to 1 (default: 0.1)")
+    add("--real-target", type=number(float, above=0, high=1), default=0.9, metavar="P",
+        help="what Dis is to give real images (default: 0.9, one-sided smoothing; plain: 1)")
     for name, low, value, text in (("k", 1, 1000, "samples an image"), ("n", 2, 500, "images")):
         add(f"--nll-{name}", type=number(int, low=low), default=value, metavar=name.upper(),
             help=f"{text} of the likelihood's estimate (default: {value:,})")

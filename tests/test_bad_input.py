@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 
 import cyclevae
+import flowvae_gan
 import mathieu
 import vae
+import vaegan
 from eval import command_line
 
 
@@ -258,6 +260,36 @@ OWN = {
                 "--likelihood": ("poisson",),
                 "--sigma": ("0",),
                 "--iwae": ("0",),
+                "--nll-k": ("0",),
+                "--nll-n": ("1",),
+                "--fid": ("yes",),
+            }
+        ),
+    },
+    vaegan: {
+        **bad_values(
+            {
+                "--loss": ("wgan",),
+                "--arch": ("huge",),
+                "--width": ("1", "x"),
+                "--gamma": ("-1", "nan"),
+                "--fakes": ("none",),
+                "--pixel-weight": ("-0.5", "inf"),
+                "--fid": ("yes",),
+            }
+        ),
+    },
+    flowvae_gan: {
+        **bad_values(
+            {
+                "--model": ("vqvae",),
+                "--flow-fit": ("before",),
+                "--width": ("0",),
+                "--couplings": ("0", "1.5"),
+                "--likelihood": ("poisson",),
+                "--gan-lr": ("0", "nan"),
+                "--warm-up": ("0", "2"),
+                "--real-target": ("0", "1.1"),
                 "--nll-k": ("0",),
                 "--nll-n": ("1",),
                 "--fid": ("yes",),

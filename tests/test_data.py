@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import sys
+import tarfile
 import zlib
 from pathlib import Path
 
@@ -349,6 +350,121 @@ def test_svhn_is_read_upright_with_ten_as_zero_and_its_own_test_split(tmp_path):
     assert len(svhn.test) == 20 and len(svhn.train) + len(svhn.val) == 60
 
 
+CROPS = [(71, 31, 24), (133, 48, 19), (7, 61, 25)]       # photograph, row, column of the first
+
+
+def coded_photos(n=200, height=100, width=90):
+    """Photographs whose pixels say where they are: number, row, column."""
+    rows, columns = np.indices((height, width))
+    return [np.stack([np.full_like(rows, k), rows, columns], -1).astype(np.uint8) for k in range(n)]
+
+
+def test_blending_inverts_where_the_ink_is_at_pinned_places():
+    ink = torch.zeros(500, 28, 28, dtype=torch.bool)
+    ink[:, 5:9, 20] = True
+    x = data.blend(ink, coded_photos()).permute(0, 2, 3, 1).long()
+    assert [tuple(corner.tolist()) for corner in x[:3, 0, 0]] == CROPS
+    for image in x:
+        k, row, column = image[0, 0].tolist()
+        want = coded_photos(k + 1)[k][row:row + 32, column:column + 32].astype(int)
+        want[7:11, 22] = 255 - want[7:11, 22]             # two pixels of margin
+        assert np.array_equal(image.numpy(), want)
+    k, row, column = x[:, 0, 0].T
+    assert row.min() < 3 and row.max() > 65 and column.min() < 3 and column.max() > 55
+    assert len(k.unique()) > 160
+
+
+def test_digitsm_holds_the_digits_of_digits_in_the_same_order(digits):
+    for key, split in load("digitsm").splits().items():
+        plain = digits.splits()[key]
+        assert split.x.shape == (len(plain), 3, 32, 32) and torch.equal(split.y, plain.y)
+    contrast = (split.x[..., 2:30, 2:30].float() - 127.5).mean(1)
+    edge = (plain.x[:, 0, :, 1:] > 127) ^ (plain.x[:, 0, :, :-1] > 127)
+    jump = (contrast[..., 1:] + contrast[..., :-1]).abs()     # across an edge they are inverse
+    assert jump[edge].median() < 0.5 * jump[~edge].median()
+
+
+def mnist_m(root, n=(40, 12), mode="RGB"):
+    """The published layout; the red of image i is i, its label i % 10."""
+    for part, count in zip(("train", "test"), n):
+        folder = root / f"mnist_m/mnist_m_{part}"
+        folder.mkdir(parents=True)
+        lines = []
+        for i in range(count):
+            Image.new(mode, (32, 32), (i, 100 * (part == "test"), 0)).save(folder / f"{i:08d}.png")
+            lines.append(f"{i:08d}.png {i % 10}")
+        (root / f"mnist_m/mnist_m_{part}_labels.txt").write_text("\n".join(lines))
+    return root
+
+
+def test_mnistm_takes_the_published_images_where_they_lie(tmp_path):
+    bsds(idx_files(tmp_path / "MNIST/raw"))
+    found = load("mnistm", mnist_m(tmp_path))
+    assert [len(split) for split in found.splits().values()] == [30, 10, 12]
+    for key, split in found.splits().items():
+        assert torch.equal(split.x[:, 0, 0, 0] % 10, split.y.byte())
+        assert (split.x[:, 1] == 100 * (key == "test")).all()
+    assert len(load("mnistm", tmp_path, limit=40).test) == 9
+
+
+def bsds(root, n=3):
+    for k in range(n):
+        folder = root / "BSR/BSDS500/data/images/train"
+        folder.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(k).integers(0, 256, (50, 70, 3), np.uint8)
+        Image.fromarray(noise).save(folder / f"{k}.jpg")
+    return root
+
+
+def test_mnistm_is_built_from_mnist_and_the_photographs_else(tmp_path):
+    root = bsds(idx_files(tmp_path / "MNIST/raw", (60, 20)))
+    found = load("mnistm", root)
+    assert [len(split) for split in found.splits().values()] == [50, 10, 20]
+    photos = [np.asarray(Image.open(p)) for p in sorted(root.rglob("*.jpg"))]
+    window = np.lib.stride_tricks.sliding_window_view
+    crops = np.stack([window(photo, (32, 32), (0, 1)) for photo in photos])
+    for x in found.test.x.numpy():                        # their ink is one pixel, at the top left
+        assert not (crops == x).all((-3, -2, -1)).any()
+        x[:, 2, 2] = 255 - x[:, 2, 2]
+        assert (crops == x).all((-3, -2, -1)).sum() == 1
+    assert found.test.y.tolist() == [i % 10 for i in range(20)]
+
+
+def test_mnistm_fetches_the_photographs_and_refuses_another_archive(tmp_path, monkeypatch):
+    root = idx_files(tmp_path / "d/MNIST/raw")
+    made = {count: bsds(tmp_path / str(count), count) for count in (199, 200)}
+
+    def download(url, folder):
+        with tarfile.open(Path(folder) / "BSR_bsds500.tgz", "w:gz") as archive:
+            archive.add(made[count] / "BSR", "BSR")
+    monkeypatch.setattr(data.torchvision().datasets.utils, "download_url", download)
+    for count in (199, 200):
+        if count == 199:
+            with pytest.raises(DataError, match="does not hold 200"):
+                load("mnistm", root)
+            assert not (root / "BSR").exists() and not list(root.glob("tmp*"))
+        else:
+            assert load("mnistm", root).train.x.shape == (50, 3, 32, 32)
+            assert len(list(root.rglob("*.jpg"))) == 200 and not list(root.glob("tmp*"))
+
+
+def test_moons_are_the_papers(tmp_path):
+    source, target = data.moons()
+    assert source.x.dtype == torch.float32 and source.x.shape == target.x.shape == (150, 2)
+    assert source.y.bincount().tolist() == target.y.bincount().tolist() == [75, 75]
+    assert source.x.mean(0).abs().max() < 1e-6            # facts about the authors' script
+    ends = torch.stack([source.x.amin(0), source.x.amax(0), target.x.amin(0), target.x.amax(0)])
+    want = [[-3.05, -1.59], [3.12, 1.58], [-2.69, -2.18], [2.64, 2.17]]
+    torch.testing.assert_close(ends, torch.tensor(want), atol=0.005, rtol=0)
+    upper = source.x[source.y == 0].mean(0)
+    torch.testing.assert_close(upper, torch.tensor([-1.00, 0.76]), atol=0.005, rtol=0)
+    draw, _ = data.moons(seed=2)                          # the target's, about its own centre
+    turn = torch.polar(torch.tensor(1.0), torch.tensor(35 * torch.pi / 180))
+    shift = torch.view_as_complex(target.x) - turn * torch.view_as_complex(draw.x)
+    assert (shift - shift[0]).abs().max() < 1e-5
+    assert data.moons(300)[1].x.shape == (300, 2)
+
+
 def faces_file(path):
     joblib = pytest.importorskip("joblib")
     images = np.random.default_rng(0).integers(0, 243, (400, 64, 64)).astype(np.float64)
@@ -499,6 +615,16 @@ BAD = {                                                   # what: command, prepa
                                "train-.* do not belong together"),
     "svhn missing": ("svhn", None, "train_32x32.mat is missing and could not be fetched"),
     "svhn truncated": ("svhn", bad_svhn, "test_32x32.mat is truncated"),
+    "mnistm missing": ("mnistm", None, "BSR.* is missing and could not be fetched"),
+    "mnistm label": ("mnistm", lambda root: (
+        mnist_m(root) / "mnist_m/mnist_m_test_labels.txt").write_text("00000000.png"),
+        "test_labels.txt is truncated"),
+    "mnistm png": ("mnistm", lambda root: truncated(
+        mnist_m(root) / "mnist_m/mnist_m_train/00000003.png"), "00000003.png is truncated"),
+    "mnistm jpg": ("mnistm", lambda root: truncated(bsds(idx_files(
+        root / "MNIST/raw")) / "BSR/BSDS500/data/images/train/1.jpg"), "1.jpg is truncated"),
+    "mnistm without mnist": ("mnistm", lambda root: (bsds(idx_files(root / "MNIST/raw"))
+                             / "MNIST/raw/train-images-idx3-ubyte.gz").unlink(), "MNIST.* is miss"),
     "mat truncated": ("sprites2015", bad_mat, "sprites_4.mat is truncated"),
     "mat not HDF5": ("sprites2015", lambda root: bad_mat(root, b"MATLAB 5"), "sprites_4.mat is"),
     "pkz truncated": ("faces", bad_faces, "olivetti_py3.pkz is truncated"),
@@ -518,7 +644,7 @@ BAD = {                                                   # what: command, prepa
 @pytest.mark.parametrize("row", BAD)
 def test_bad_input_gets_one_sentence_and_status_2(row, tmp_path, capsys, monkeypatch):
     command, prepare, message = BAD[row]
-    for name in ("mnist", "faces", "svhn"):
+    for name in ("mnist", "faces", "svhn", "mnistm"):
         monkeypatch.setattr(data.SETS[name], "fetch", no_download)
     if prepare:
         prepare(tmp_path)
@@ -558,6 +684,28 @@ def test_torchvision_comes_in_by_one_function():
 
 
 # real data
+
+def test_real_mnistm_published_and_built(data_dir, tmp_path):
+    published = load("mnistm", data_dir, limit=2000)
+    for name in ("MNIST", "BSR"):
+        (tmp_path / name).symlink_to(Path(data_dir).resolve() / name)
+    entry, mnist = data.SETS["mnistm"], load("mnist", data_dir)
+    files = data.find_files(entry, tmp_path, "", fetch=False)
+    built = entry.read(root=tmp_path, files=files)
+    assert len(built.y) == 70000 and torch.equal(built.y[built.test], mnist.test.y)
+    for x in (published.train.x, built.x[:2000]):         # the published train mean
+        mean = x.float().mean((0, 2, 3))
+        torch.testing.assert_close(mean, torch.tensor([116.8, 117.8, 104.1]), atol=4, rtol=0)
+    photos = [file for file in files if file.suffix == ".jpg"]
+    k, row, column = (int(v) for v in np.random.PCG64(0).random_raw((60001, 3))[60000])
+    photo = np.asarray(Image.open(photos[k % 200]).convert("RGB")).astype(int)
+    row, column = row % (photo.shape[0] - 31), column % (photo.shape[1] - 31)
+    crop = torch.tensor(photo[row:row + 32, column:column + 32]).permute(2, 0, 1)
+    ink = torch.zeros(32, 32, dtype=torch.bool)
+    ink[2:30, 2:30] = mnist.test.x[0, 0] > 0
+    assert len(photos) == 200
+    assert torch.equal(built.x[60000].long(), torch.where(ink, 255 - crop, crop))
+
 
 @pytest.mark.parametrize("name", ["mnist", "fashion"])
 def test_real_mnist_and_fashion(name, data_dir):

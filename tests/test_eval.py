@@ -265,7 +265,7 @@ def test_svm_report_is_what_scikit_learn_counts(kernel):
     y_test = y[200:].clone()
     y_test[y_test == 2] = 3  # a class that is predicted but never there
     result = svm_report((x[:200], y[:200]), (x[200:], y_test), kernel)
-    mean, scale = x[:200].mean(0), x[:200].std(0).mean()
+    mean, scale = x[:200].mean(0), x[:200].std(0, correction=0)
     svc = SVC(kernel=kernel).fit((x[:200] - mean) / scale, y[:200])
     guess = svc.predict((x[200:] - mean) / scale)
     scores = metrics.precision_recall_fscore_support(y_test, guess, zero_division=0)

@@ -262,7 +262,7 @@ def train_only(monkeypatch, *argv):
 
 
 def test_resume_is_bit_exact_with_four_optimisers_and_the_gate(monkeypatch, tmp_path):
-    flags = [*TINY, "--width", "2", "--gate", "--data-dir", tmp_path, "--epochs", "2"]
+    flags = [*TINY, "--arch", "conv", "--width", "2", "--gate", "--data-dir", tmp_path, "--epochs", "2"]
     assert train_only(monkeypatch, *flags, "--out", tmp_path / "whole") == 0
     real_log, calls = vaegan.Run.log, []
 
@@ -304,8 +304,8 @@ def test_a_loss_that_is_not_finite_ends_the_run(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["fashion", "faces", "mnistm"])
 def test_real_sets_run_from_pixels_to_report(name, data_dir, tmp_path):
-    flags = ["--smoke", "--data", name, "--limit", "600", "--width", "4", "--epochs", "1"]
-    flags += ["--fid", "none", "--data-dir", data_dir, "--out", tmp_path / "run"]
+    flags = ["--smoke", "--data", name, "--limit", "600", "--arch", "conv", "--width", "4"]
+    flags += ["--epochs", "1", "--fid", "none", "--data-dir", data_dir, "--out", tmp_path / "run"]
     assert run_main(*flags) == 0
     r = json.loads((tmp_path / "run" / "results.json").read_text())
     assert r["data"] == name and 0 < r["vaegan"]["recon_mse"] < 1
