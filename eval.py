@@ -1345,8 +1345,8 @@ TABLES |= {
     "vae": ("args.model", "args.arch", "args.z_dim", "epochs", "seconds", "test_mse", "test_elbo",
             "nll.nats", "nll.stderr", "svm_linear.accuracy", "svm_rbf.accuracy", "fid.value",
             "fid.floor"),
-    "dann": ("points", "args.decay", "epochs", "seconds", "seeds", "nn.target", "source_only.target", "dann.target",
-             "target_only.target", "gap_covered")}
+    "dann": ("points", "args.decay", "epochs", "seconds", "seeds", "nn.target",
+             "source_only.target", "dann.target", "target_only.target", "gap_covered")}
 
 
 def cell(run, key):

@@ -262,7 +262,8 @@ def train_only(monkeypatch, *argv):
 
 
 def test_resume_is_bit_exact_with_four_optimisers_and_the_gate(monkeypatch, tmp_path):
-    flags = [*TINY, "--arch", "conv", "--width", "2", "--gate", "--data-dir", tmp_path, "--epochs", "2"]
+    flags = [*TINY, "--arch", "conv", "--width", "2", "--gate", "--data-dir", tmp_path]
+    flags += ["--epochs", "2"]
     assert train_only(monkeypatch, *flags, "--out", tmp_path / "whole") == 0
     real_log, calls = vaegan.Run.log, []
 
