@@ -24,9 +24,9 @@ count). On MNIST they are drawn as 0 or 1 for the VAEs, at every step and once f
 Departures: Enc is Dis's trunk, Dec is Gen, all of DCGAN's shapes (28 pixels end in 3x3), half as
 wide (--width 64 is theirs); a VAE's output starts at the mean image. The flow is 8 couplings of
 MLPs with scales bounded by 2 tanh, and the identity at first; for a tenth of training the KL's
-weight rises from 0 to 1, or the code dies under a joint flow. Dis is to give real images 0.9, or it
-wins on digits. VAE and flow: Adam 1e-3; GAN: 2e-4, beta1 0.5, all on a cosine. Saved are each VAE's
-epoch of the lowest validation loss and the GAN's last.
+weight rises from 0 to 1, since a code may die under a joint flow. Dis is to give real images 0.9,
+which holds it back. VAE and flow: Adam 1e-3; GAN: 2e-4, beta1 0.5, all on a cosine. Saved are each
+VAE's epoch of the lowest validation loss and the GAN's last.
 """
 import argparse
 import contextlib
