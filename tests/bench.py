@@ -286,8 +286,7 @@ def bench_vae(data_dir):
     def our_epoch():
         terms = []
         for index in batches(data.train, 128, rng):
-            x = evaluation.binarize(data.train.images(index), rng)
-            term = vae.losses([ours], x, rng, args)
+            term = vae.losses([ours], data.train.images(index), rng, args)  # grey, as there
             fused.zero_grad()
             term[0].backward()
             fused.step()
