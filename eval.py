@@ -485,11 +485,16 @@ def accelerate(args, device, *functions):
     return (cast, *(torch.compile(f) if args.compile else f for f in functions))
 
 
-def cosine(optimisers, lr, done):
-    """Sets the step size lr * (1 + cos(pi * done)) / 2; `done` in [0, 1]: the share of training."""
+def decay(optimisers, lr, done, kind="cosine"):
+    """Sets the step size at `done` in [0, 1], the share of training that is over: lr times
+    (1 + cos(pi * done)) / 2, or with kind "step" lr, and a tenth of it in the last fifth (Jha et
+    al., released code)."""
+    share = 0.5 * (1 + math.cos(math.pi * done))
+    if kind == "step":
+        share = 0.1 if done >= 0.8 else 1.0
     for optimiser in optimisers:
         for group in optimiser.param_groups:
-            group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * done))
+            group["lr"] = lr * share
 
 
 # What a code holds
@@ -553,7 +558,7 @@ def fit(code, width_out, objective, seed, steps, batch=256):
     opt = torch.optim.Adam(net.parameters(), lr=1e-3, fused=device.type != "mps")
     at = n
     for step in range(steps):
-        cosine([opt], 1e-3, 0.8 * step / steps)             # to 1e-4
+        decay([opt], 1e-3, 0.8 * step / steps)             # to 1e-4
         if at + batch > n:
             order, at = torch.randperm(n, generator=rng, device=device), 0
         index, at = order[at:at + batch], at + batch
@@ -735,7 +740,7 @@ def classifier(data, data_dir, shows=150_000, seed=0):
     opt = torch.optim.Adam(net.parameters(), lr=2e-3, fused=device.type != "mps")
     epochs = math.ceil(shows / len(train))
     for epoch in range(epochs):
-        cosine([opt], 2e-3, epoch / epochs)
+        decay([opt], 2e-3, epoch / epochs)
         for index in batches(train, 128, rng):
             loss = F.cross_entropy(net(train.images(index)), train.y[index])
             opt.zero_grad()

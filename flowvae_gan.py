@@ -41,7 +41,7 @@ from torch import nn
 
 from data import batches, load as load_data
 from eval import (Run, accelerate, binarize, binarized, checkpoint, classifier, command_line,
-                  cosine, curves, decode, encode, fid, flags, grid, log_normal, nll, number, parse,
+                  curves, decay, decode, encode, fid, flags, grid, log_normal, nll, number, parse,
                   percent, pick, restore, sample)
 
 NAMES = {"vae": "VAE", "flow_joint": "joint flow", "flow_after": "flow after", "gan": "GAN"}
@@ -328,7 +328,7 @@ def train(run, data, seen):
                 net.train()
             for i, index in enumerate(batches(split, batch, rng)):
                 done = (epoch + i / steps) / args.epochs
-                cosine(opts[name], args.gan_lr if gan else args.lr, done)
+                decay(opts[name], args.gan_lr if gan else args.lr, done)
                 x = split.images(index)
                 noise = torch.randn(batch, args.z_dim, generator=rng, device=device)
                 if gan:
@@ -381,7 +381,7 @@ def fit_flow(train, val, args):
     for epoch in range(args.epochs):
         start, losses = time.perf_counter(), []
         for i, index in enumerate(torch.randperm(n, generator=rng, device=device).split(batch)):
-            cosine([opt], args.lr, (epoch + i * batch / n) / args.epochs)
+            decay([opt], args.lr, (epoch + i * batch / n) / args.epochs)
             loss = -flow.log_prob(sample(tuple(part[index] for part in train), rng)).mean()
             opt.zero_grad()
             loss.backward()

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from data import batches, load as load_data, need_pairs, pairs
-from eval import (Run, accelerate, checkpoint, classes_of, classifier, command_line, cosine, curves,
+from eval import (Run, accelerate, checkpoint, classes_of, classifier, command_line, curves, decay,
                   decode, draw_swaps, draw_tsne, encode, flags, grid, held_out, number, parse,
                   percent, pick, probe_codes, restore, settled, tell_codes)
 
@@ -229,7 +229,7 @@ def train(run, data):
         terms = []
         enc.train(), dec.train()
         for i, index in enumerate(batches(split, batch, rng)):
-            cosine(opts, args.lr, (epoch + i / steps) / args.epochs)
+            decay(opts, args.lr, (epoch + i / steps) / args.epochs)
             x = split.images(torch.cat([index, pairs(split, index, rng)]))
             noise = torch.randn(2 * batch, args.z_dim, generator=rng, device=device)
             prior = torch.randn(batch // 2, args.z_dim, generator=rng, device=device)

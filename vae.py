@@ -35,8 +35,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from data import DataError, batches, load as load_data
-from eval import (Run, accelerate, binarize, binarized, checkpoint, command_line, confusion, cosine,
-                  curves, decode, draw_plane, encode, fid, flags, grid, nll, number, off_support,
+from eval import (Run, accelerate, binarize, binarized, checkpoint, command_line, confusion,
+                  curves, decay, decode, draw_plane, encode, fid, flags, grid, nll, number, off_support,
                   parse, percent, pick, restore, sample, scatter, svm_report, tsne)
 
 COLOUR = ("sprites", "sprites2015", "svhn", "mnistm", "digitsm")
@@ -226,7 +226,7 @@ def train(run, data, seen):
             net.train()
         terms = []
         for i, index in enumerate(batches(split, batch, rng)):
-            cosine([opt], args.lr, (epoch + i / steps) / args.epochs)
+            decay([opt], args.lr, (epoch + i / steps) / args.epochs)
             x = binarize(split.images(index), rng) if args.binarize else split.images(index)
             with cast():
                 term = losses(models, x, rng, args, *fast)

@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from data import batches, load as load_data
-from eval import (Run, accelerate, checkpoint, classes_of, classifier, command_line, cosine, curves,
+from eval import (Run, accelerate, checkpoint, classes_of, classifier, command_line, curves, decay,
                   decode, encode, fid, flags, grid, number, parse, percent, pick, restore)
 
 SMOKE = dict(data="digits", limit=800, epochs=2)
@@ -272,8 +272,8 @@ def train(run, data):
             net.train()
         terms = []
         for i, index in enumerate(batches(split, batch, rng)):
-            cosine([part for part in parts.values() if part is not rng], args.lr,
-                   (epoch + i / steps) / args.epochs)
+            decay([part for part in parts.values() if part is not rng], args.lr,
+                  (epoch + i / steps) / args.epochs)
             x = split.images(index)
             noise, z_p = torch.randn(2, batch, args.z_dim, generator=rng, device=device)
             t = step(three, opts, x, noise, z_p, args, cast, of_gan)

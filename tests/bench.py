@@ -5,10 +5,12 @@ The slow versions stand here, written from what the papers' released code does.
 """
 
 import argparse
+import contextlib
 import math
 import os
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,9 +24,13 @@ from torch import nn  # noqa: E402
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import cyclevae  # noqa: E402
+import dann  # noqa: E402
 import eval as evaluation  # noqa: E402
+import flowvae_gan  # noqa: E402
+import mathieu  # noqa: E402
 import vae  # noqa: E402
-from data import DataError, batches, load, pairs, torchvision  # noqa: E402
+import vaegan  # noqa: E402
+from data import DataError, Split, batches, load, pairs, torchvision  # noqa: E402
 
 
 def ratio(slow, fast, rounds=9, calls=4):
@@ -301,6 +307,171 @@ def bench_vae(data_dir):
     row("epoch of the 784-400-20 VAE, MNIST", f"a DataLoader with {workers}", a, b, r)
 
 
+def adams(*nets):
+    """An Adam for each, fused, with the betas of networks that play against each other."""
+    return [torch.optim.Adam(net.parameters(), 1e-3, (0.5, 0.999), fused=True) for net in nets]
+
+
+def bench_mathieu(shape=(1, 28, 28), batch=128):
+    """mathieu.step, and the same step where every use of Dec is a pass of its own, the fakes are
+    made again for Disc, and Disc computes gradients of its weights that only Enc and Dec wait for.
+    """
+    args = {"z_dim": 16, "s_dim": 16, "arch": "small", "adv_weight": 1.0, "discriminator": "class"}
+    torch.manual_seed(0)
+    nets = mathieu.build(shape, 10, args)
+    enc, dec, disc = nets.values()
+    opts = adams(nn.ModuleList([enc, dec]), disc)
+    x, noise = torch.rand(2 * batch, *shape), torch.randn(2 * batch, 16)
+    prior, y = torch.randn(batch // 2, 16), torch.randint(10, (batch,))
+    weights = 0.35, 1.0, 0.05, 1.0
+
+    def codes():
+        """(z, s) of both images of the pairs, the KL, and the fakes' z: half of them drawn."""
+        (mu1, logvar1, s1), (mu2, logvar2, s2) = (enc(part) for part in x.chunk(2))
+        kl = mathieu.kl_divergence(torch.cat([mu1, mu2]), torch.cat([logvar1, logvar2]))
+        z1, z2 = (
+            mu + (0.5 * logvar).exp() * eps
+            for mu, logvar, eps in zip((mu1, mu2), (logvar1, logvar2), noise.chunk(2))
+        )
+        made = dec(torch.cat([prior, z1.roll(1, 0)[batch // 2 :]]), s1)
+        return z1, s1, z2, s2, kl.sum(1).mean(), made
+
+    def plain():
+        z1, s1, z2, s2, kl, made = codes()
+        x1, x2 = x.chunk(2)
+        swap = ((dec(z1, s2) - x1).square().sum() + (dec(z2, s1) - x2).square().sum()) / len(x)
+        own = (dec(z1, s1) - x1).square().sum() / batch
+        fooled = mathieu.adversary(disc, made, y, x1, 0.95)[0]
+        opts[0].zero_grad()
+        sum(w * term for w, term in zip(weights, (swap, kl, own, fooled))).backward()
+        opts[0].step()
+        made = codes()[-1].detach()
+        opts[1].zero_grad()
+        real = mathieu.adversary(disc, x1, y, x2, 0.95)[0]
+        ((real + mathieu.adversary(disc, made, y, x1, 0.0)[0]) / 2).backward()
+        opts[1].step()
+
+    def ours():
+        mathieu.step(nets.values(), opts, x, y, noise, prior, weights, contextlib.nullcontext)
+
+    r, a, b = ratio(plain, ours)
+    row("mathieu step, mnist 28x28", "a pass for every use, unused gradients", a, b, r)
+
+
+def bench_dann(data_dir, n=3200, half=64):
+    """An epoch of DANN on n images of either domain: beside the arithmetic of its steps alone, and
+    beside a DataLoader that opens a PNG file an image, the net as one first writes it."""
+    torchvision()
+    from PIL import Image
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms.functional import pil_to_tensor
+
+    args = argparse.Namespace(
+        source="digits", target="digitsm", data="", data_dir=data_dir, image_size=32, limit=n,
+        seed=0,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        domains = [dann.read(name, args).train for name in ("digits", "digitsm")]
+        index = [torch.arange(n) % len(split) for split in domains]
+        domains = [Split(s.x[i].expand(-1, 3, -1, -1), s.y[i]) for s, i in zip(domains, index)]
+        for name, split in zip("st", domains):
+            for i, (image, y) in enumerate(zip(split.x, split.y.tolist())):
+                path = Path(folder, name, str(y), f"{i}.png")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+        torch.manual_seed(0)
+        plain = dann.Net("mnist", 32, 10)
+        ours = dann.Net("mnist", 32, 10).to(memory_format=torch.channels_last)
+        opts = [
+            torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, fused=net is ours)
+            for net in (plain, ours)
+        ]
+
+        def step(net, opt, x, y, x_target):
+            label, domain, _ = dann.objective(net, x, y, x_target, 0.5)
+            opt.zero_grad()
+            (label + domain).backward()
+            opt.step()
+
+        def files(workers):
+            loaders = [
+                torch.utils.data.DataLoader(
+                    ImageFolder(str(Path(folder, name)), lambda image: pil_to_tensor(image) / 255),
+                    half, shuffle=True, num_workers=workers,
+                )
+                for name in "st"
+            ]  # fmt: skip
+            for (x, y), (x_target, _) in zip(*loaders):
+                step(plain, opts[0], x, y, x_target)
+
+        rng = torch.Generator().manual_seed(0)
+        fixed = [split.images(torch.arange(half)) for split in domains]
+
+        def epoch():
+            for s, t in zip(*(batches(split, half, rng) for split in domains)):
+                source, target = domains
+                step(ours, opts[1], source.images(s), source.y[s], target.images(t))
+
+        def bare():
+            for _ in range(n // half):
+                step(ours, opts[1], fixed[0], domains[0].y[:half], fixed[1])
+
+        r, a, b = ratio(epoch, bare, calls=1)
+        print(f"{'epoch of DANN, 32x32':44s} {r:.3f} times its arithmetic on one fixed batch")
+        rows = [
+            (*ratio(lambda: files(workers), epoch, rounds=5, calls=1), workers)
+            for workers in (0, 2)
+        ]
+        r, a, b, workers = min(rows)
+        row("epoch of DANN, 32x32", f"PNG files in a DataLoader, {workers} workers", a, b, r)
+
+
+def bench_vaegan(shape=(1, 28, 28), batch=64):
+    """vaegan.step, and the same step where every network's loss is made anew and goes back through
+    all three networks."""
+    for arch, width, z_dim in (("fc", 400, 20), ("conv", 16, 32)):
+        args = argparse.Namespace(
+            arch=arch, width=width, z_dim=z_dim, baseline=False, seed=0, loss="full", gamma=0.01,
+            pixel_weight=0.0, fakes="both", gate=False,
+        )  # fmt: skip
+        nets = list(vaegan.build(shape, vars(args)).values())
+        opts = adams(*nets)
+        x, (noise, z_p) = torch.rand(batch, *shape), torch.randn(2, batch, z_dim)
+
+        def plain():
+            for i, opt in enumerate(opts):
+                loss = vaegan.objectives(vaegan.forward(*nets, x, noise, z_p), args)[i]
+                for net in nets:
+                    net.zero_grad()
+                loss.backward()
+                opt.step()
+
+        def ours():
+            vaegan.step(nets, opts, x, noise, z_p, args, contextlib.nullcontext)
+
+        r, a, b = ratio(plain, ours)
+        row(f"vaegan step, {arch}, mnist 28x28", "three passes, unused gradients", a, b, r)
+
+
+def bench_gan(shape=(1, 28, 28), batch=128):
+    """flowvae_gan.gan_step, and the same step with the fakes made twice and unused gradients."""
+    args = {"width": 32, "z_dim": 32, "model": ["gan"], "likelihood": "bernoulli", "couplings": 8}
+    gen, disc = flowvae_gan.build(shape, {**args, "flow_fit": [], "seed": 0}).values()
+    opts, cast = adams(gen, disc), contextlib.nullcontext
+    x, z = torch.rand(batch, *shape), torch.randn(batch, 32)
+
+    def plain():
+        opts[0].zero_grad()
+        flowvae_gan.generate(gen, disc, z, cast)[0].backward()
+        opts[0].step()
+        opts[1].zero_grad()
+        flowvae_gan.judge(disc, x, gen(z).sigmoid().detach(), cast)[0].backward()
+        opts[1].step()
+
+    r, a, b = ratio(plain, lambda: flowvae_gan.gan_step(gen, disc, opts, x, z, cast))
+    row("GAN step, mnist 28x28", "fakes made twice, unused gradients", a, b, r)
+
+
 def row(what, baseline, slow, fast, r):
     times = f"{1e3 * slow:.1f} ms / {1e3 * fast:.1f} ms"
     print(f"{what:44s} {r:.2f} times as fast as {baseline} ({times})", flush=True)
@@ -319,3 +490,7 @@ if __name__ == "__main__":
     bench_data()
     bench_eval()
     bench_vae(arguments.data_dir)
+    bench_dann(arguments.data_dir)
+    bench_mathieu()
+    bench_vaegan()
+    bench_gan()
