@@ -92,7 +92,7 @@ def flags(doc, data, epochs, batch_size, lr, fid=False):
         add("--data", default=data, metavar="NAME",
             help=f"a set of data.py, or folder:PATH {default}")
     add("--data-dir", default="data", metavar="DIR", help=f"where data sets lie {default}")
-    add("--image-size", type=number(int, low=8, high=256), metavar="N", help="pixels a side")
+    add("--image-size", type=number(int, low=16, high=256), metavar="N", help="pixels a side")
     add("--limit", type=number(int, low=1), metavar="N", help="use about N images of the set")
     add = groups["optimisation"].add_argument
     add("--epochs", type=number(int, low=1), default=epochs, help=f"passes over train {default}")
@@ -142,7 +142,7 @@ def parse(parser, argv, script, presets, smoke):
     else:
         smoke = smoke if typed.get("smoke") else {}
         args.update(presets({**args, **smoke, **typed}) if callable(presets) else
-                    presets.get({**args, **smoke, **typed}["data"], {}))
+                    presets.get({**args, **smoke, **typed}["data"].partition(":")[0], {}))
         args.update(smoke)
     args.update(typed)
     words = sys.argv[1:] if argv is None else argv
@@ -797,7 +797,11 @@ def off_support(prior, train, test):
 def proxy_a_distance(source, target, seed=0):
     """2 (1 - 2 error) of telling two domains apart by their codes (N, d) and (N', d): linear SVMs
     over a range of C learn on one half, and the smallest error on the other half counts (Ganin et
-    al. 2016, section 5.1.5). 2: always told apart, 0: never."""
+    al. 2016, section 5.1.5). 2: always told apart, 0: never.
+
+    As in the authors' code that half also chooses C, and an error above 1/2 counts as its
+    complement. Here dimensions are standardised, and C ends at 1, not 1e4, where the SVM takes
+    minutes and changes nothing."""
     from sklearn.svm import LinearSVC
     x = torch.cat([source, target]).cpu()
     x = ((x - x.mean(0)) / (x.std(0) + 1e-6)).numpy()
@@ -1346,12 +1350,21 @@ def compare(a, b, features="lenet", data=None, data_dir="data", device="auto"):
 TABLES = {"cyclevae": ("epochs", "seconds", "test_recon", "test_kl", "live_dims", "s_test_acc",
                        "z_test_acc", "z_mean_test_acc", "chance")}
 TABLES |= {
-    "mathieu": (*TABLES["cyclevae"], "swap_class_acc"),
+    "mathieu": ("args.arch", "args.s_dim", "args.z_dim", "args.adv_weight", *TABLES["cyclevae"],
+                "swap_class_acc", "settled"),
     "vae": ("args.model", "args.arch", "args.z_dim", "epochs", "seconds", "test_mse", "test_elbo",
             "nll.nats", "nll.stderr", "svm_linear.accuracy", "svm_rbf.accuracy", "fid.value",
             "fid.floor"),
-    "dann": ("points", "args.decay", "epochs", "seconds", "seeds", "nn.target",
-             "source_only.target", "dann.target", "target_only.target", "gap_covered")}
+    "dann": ("points", "args.decay", "args.arch", "args.domain_weight", "epochs", "seconds",
+             "seeds", "nn.target", "source_only.target", "dann.target", "dann.target_std",
+             "target_only.target", "gap_covered", "pad_source_only", "pad_dann"),
+    "vaegan": ("args.arch", "args.loss", "args.gamma", "epochs", "seconds", "vae.recon_mse",
+               "vaegan.recon_mse", "vae.recon_class_acc", "vaegan.recon_class_acc",
+               "vae.fid.value", "vaegan.fid.value", "vaegan.fid.floor"),
+    "flowvae_gan": ("epochs", "seconds", *(f"{name}.{key}" for name, keys in (
+        ("vae", ("nll.nats", "fid.value")), ("flow_joint", ("nll.nats", "fid.value")),
+        ("flow_after", ("nll.nats", "fid.value")), ("gan", ("fid.value", "fid.floor")))
+        for key in keys))}
 
 
 def cell(run, key):
@@ -1359,8 +1372,10 @@ def cell(run, key):
     value = run
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
-    share = key.endswith(("acc", "accuracy", "target", "chance", "covered"))
-    return value if isinstance(value, str) else percent(value) if share else shown(value)
+    if isinstance(value, (str, bool)):
+        return {True: "yes", False: "no"}.get(value, value)
+    share = key.endswith(("acc", "accuracy", "target", "chance", "covered", "_std"))
+    return percent(value) if share else shown(value)
 
 
 def table(folder):

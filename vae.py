@@ -36,8 +36,8 @@ from torch import nn
 
 from data import DataError, batches, load as load_data
 from eval import (Run, accelerate, binarize, binarized, checkpoint, command_line, confusion,
-                  curves, decay, decode, draw_plane, encode, fid, flags, grid, nll, number, off_support,
-                  parse, percent, pick, restore, sample, scatter, svm_report, tsne)
+                  curves, decay, decode, draw_plane, encode, fid, flags, grid, nll, number,
+                  off_support, parse, percent, pick, restore, sample, scatter, svm_report, tsne)
 
 COLOUR = ("sprites", "sprites2015", "svhn", "mnistm", "digitsm")
 SMOKE = dict(data="digits", epochs=2, nll_k=50, nll_n=100)

@@ -1,5 +1,7 @@
 """dann.py against autograd, the page and the authors' numbers, and what it promises of a run."""
 
+import contextlib
+import copy
 import json
 import math
 import subprocess
@@ -404,7 +406,7 @@ def test_resume_is_bit_exact_and_the_seed_decides(monkeypatch, tmp_path, argv):
     )
 
 
-def test_the_second_seed_of_a_run_is_the_first_of_another(monkeypatch, tmp_path):
+def test_seeds_start_from_different_weights(monkeypatch, tmp_path):
     monkeypatch.setattr(dann, "evaluate_images", lambda *_: None)
     argv = [*TINY, "--data-dir", tmp_path, "--epochs", "1"]
     assert run_main(dann, *argv, "--seeds", "2", "--out", tmp_path / "two") == 0
@@ -413,6 +415,75 @@ def test_the_second_seed_of_a_run_is_the_first_of_another(monkeypatch, tmp_path)
     assert not torch.equal(*start)
     assert list(dann.load(tmp_path / "two" / "best.pt")) == list(dann.MODELS)
     assert len(dann.load(tmp_path / "two" / "best.pt", every=True)) == 6
+
+
+@pytest.mark.parametrize("task", ["moons", "images"])
+def test_target_labels_move_nothing_but_the_network_that_is_trained_on_them(
+    task, monkeypatch, tmp_path
+):
+    """The same run with the labels of the target turned round."""
+    name, kept = f"train_{task}", []
+    train = getattr(dann, name)
+
+    def relabelled(target):
+        for split in [target] if task == "moons" else [target.train, target.test]:
+            split.y = split.y.max() - split.y
+
+    def spoilt(run, source, target):
+        relabelled(target)
+        train(run, source, target)
+
+    monkeypatch.setattr(dann, f"evaluate_{task}", lambda *_: None)
+    for i, one in enumerate((train, spoilt)):
+        monkeypatch.setattr(dann, name, one)
+        argv = MOONS if task == "moons" else TINY
+        out = tmp_path / str(i)
+        assert run_main(dann, *argv, "--data-dir", tmp_path, "--epochs", "2", "--out", out) == 0
+        kept.append(checkpoint(out / "best.pt", "dann")["nets"])
+    for net, weights in kept[0].items():
+        same = all(
+            torch.equal(value, kept[1][net][key])
+            for key, value in weights.items()
+            if key != "recent"  # accuracies, not weights
+        )
+        assert same == (net != "target_only"), net
+
+
+@pytest.mark.parametrize("mean", ["domain", "shared"])
+def test_the_means_are_those_of_the_channels_of_train(mean, monkeypatch, tmp_path):
+    monkeypatch.setattr(dann, "evaluate_images", lambda *_: None)
+    out, argv = tmp_path / "run", [*TINY, "--data-dir", tmp_path, "--epochs", "1"]
+    assert run_main(dann, *argv, "--mean", mean, "--out", out) == 0
+    args = SimpleNamespace(**checkpoint(out / "best.pt", "dann")["args"])
+    means = [
+        dann.read(name, args).train.x.numpy().mean((0, 2, 3)) / 255
+        for name in (args.source, args.target)
+    ]
+    means = np.stack([np.broadcast_to(m, 3) for m in means])
+    if mean == "shared":
+        means[:] = means.mean(0)
+    found = dann.load(out / "best.pt")["dann"].mean[:, :, 0, 0].numpy()
+    np.testing.assert_allclose(found, means, atol=1e-5)
+
+
+def test_a_step_trains_each_net_as_if_alone_and_weighs_the_domain_loss():
+    torch.manual_seed(0)
+    nets = [dann.Net("mnist", 28, 10).double() for _ in range(3)]
+    alone = copy.deepcopy(nets)
+    x, x_target = torch.rand(2, 6, 3, 28, 28, dtype=torch.float64)
+    y, y_target = torch.randint(10, (2, 6))
+    opt = torch.optim.SGD([p for net in nets for p in net.parameters()], 0.1)
+    dann.step(nets, opt, x, y, x_target, y_target, 0.7, 2.0, contextlib.nullcontext)
+    label, domain, _ = dann.objective(alone[1], x, y, x_target, 0.7)
+    losses = (
+        F.cross_entropy(alone[0](x, 0), y),
+        label + 2 * domain,
+        F.cross_entropy(alone[2](x_target, 1), y_target),
+    )
+    for net, one, loss in zip(nets, alone, losses):
+        loss.backward()
+        for p, q in zip(net.parameters(), one.parameters()):
+            torch.testing.assert_close(p, q if q.grad is None else q - 0.1 * q.grad)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_in_one_sentence(tmp_path, capsys):
@@ -456,6 +527,7 @@ BAD = {
     "other classes": (lambda t: [*DIGITS[:4], "--target", classes(t / "a", "x", "y")], "classes"),
     "one class": (lambda t: [*DIGITS[:4], "--target", classes(t / "a", "x")], "class"),
     "small images": (lambda t: [*DIGITS, "--image-size", "12"], "--image-size"),
+    "a batch of one": (lambda t: [*DIGITS, "--arch", "bn", "--batch-size", "3"], "--batch-size"),
     "no --data": (lambda t: ["--data", "mnist"], "--data"),
     "no such device": (
         lambda t: ["--device", "mps" if torch.cuda.is_available() else "cuda"],

@@ -43,9 +43,7 @@ def one_step(nets, draws, y, rates, weights=(0.3, 1.1, 0.2, 0.7), optimiser=torc
     owned = [*enc.parameters(), *dec.parameters()], [*disc.parameters()]
     opts = [optimiser(group, lr=rate) for group, rate in zip(owned, rates)]
     x, noise, prior = draws.values()
-    return mathieu.step(
-        nets.values(), opts, x, y, noise, prior, weights, contextlib.nullcontext
-    )
+    return mathieu.step(nets.values(), opts, x, y, noise, prior, weights, contextlib.nullcontext)
 
 
 def weights_of(net):
