@@ -33,9 +33,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from data import DataError, batches, load as load_data, need_pairs, pairs
-from eval import (Run, accelerate, checkpoint, classes_of, classifier, command_line, curves, decay,
-                  draw_swaps, draw_tsne, encode, flags, grid, held_out, number, parse, percent,
-                  pick, predictor, probe_codes, restore, shown, tell_codes)
+from eval import (Run, accelerate, classes_of, classifier, command_line, curves, decay, draw_swaps,
+                  draw_tsne, encode, flags, grid, held_out, kl_divergence, load_nets, number, parse,
+                  percent, pick, predictor, probe_codes, shown, tell_codes)
 
 # What a flag is where it is not typed; MNIST as the authors set it. Small sets need many epochs.
 PRESETS = {"mnist": dict(s_dim=16, z_dim=16, lr=1e-4, epochs=100, leak=0.0),
@@ -117,17 +117,10 @@ def build(shape, args):
 
 def load(path, device="cpu"):
     """The trained {"enc": Encoder, "dec": Decoder} of a checkpoint such as RUN/best.pt."""
-    content = checkpoint(path, "cyclevae")
-    nets = build(content["shape"], content["args"])
-    return {k: restore(net, content["nets"][k], path).to(device) for k, net in nets.items()}
+    return load_nets(path, "cyclevae", build, device)
 
 
 # Objective
-
-
-def kl_divergence(mu, logvar):
-    """KL(N(mu, sigma^2) || N(0, 1)) in nats, elementwise."""
-    return 0.5 * (mu.square() + logvar.exp() - logvar - 1)
 
 
 def forward_cycle(enc, dec, x, noise):

@@ -79,9 +79,9 @@ def find_device(name):
     return torch.device(name)
 
 
-def flags(doc, data, epochs, batch_size, lr, fid=False):
+def flags(doc, data, epochs, batch_size, lr, fid=False, nll=None):
     """The flags that mean the same in every script; the arguments after the docstring are defaults,
-    and `fid` adds --fid.
+    `fid` adds --fid, and nll, two numbers, --nll-k and --nll-n.
 
     Returns (parser, groups): a script adds its own flags to groups["model"] and the like."""
     parser, default = Parser(doc), "(default: %(default)s)"
@@ -105,6 +105,10 @@ def flags(doc, data, epochs, batch_size, lr, fid=False):
     if fid:
         add("--fid", choices=("lenet", "inception", "none"), default="lenet",
             help=f"features of the Frechet distance of samples {default}")
+    for name, low, value, text in zip("kn", (1, 2), nll or (), ("samples an image", "images")):
+        groups["objective"].add_argument(
+            f"--nll-{name}", type=number(int, low=low), default=value, metavar=name.upper(),
+            help=f"{text} of the likelihood's estimate (default: {value:,})")
     for name, text in (("smoke", "the whole path on a few hundred offline images, in seconds"),
                        ("resume", "go on with the run in --out (--epochs may go up)"),
                        ("eval-only", "train nothing, evaluate best.pt of the run in --out"),
@@ -236,6 +240,14 @@ def restore(part, state, path):
     return part
 
 
+def load_nets(path, script, build, device="cpu"):
+    """The networks of a checkpoint of `script` by the names of its build(shape, args), ready for
+    use; DataError where they do not fit."""
+    content = checkpoint(path, script)
+    nets = build(content["shape"], content["args"])
+    return {k: restore(n, content["nets"].get(k), path).to(device).eval() for k, n in nets.items()}
+
+
 class Run:
     """The folder of one run: args.json log.csv last.pt best.pt results.json report.html figures/.
 
@@ -267,6 +279,9 @@ class Run:
     def begin(self, data):
         """Creates the folder, once the data set is there and fits."""
         self.shape, self.n_classes = list(data.train.x.shape[1:]), len(data.classes)
+        if getattr(self.args, "fid", "none") != "none":     # before hours of training, not after
+            need_images(self.args.fid, {"test images": len(data.test),
+                                        "train images": len(data.train)})
         again = "--resume" if self.args.resume else "--eval-only" if self.args.eval_only else None
         path = self.folder / ("last.pt" if again == "--resume" else "best.pt")
         if again and path.exists():
@@ -497,6 +512,28 @@ def decay(optimisers, lr, done, kind="cosine"):
             group["lr"] = lr * share
 
 
+def move(opt, grads, go=None):
+    """opt.step() with these gradients, one a weight. Where `go`, a 0-d bool on the device, is
+    false, weights and moments stay as they were; a fused optimiser does not tell the host."""
+    for p, grad in zip(opt.param_groups[0]["params"], grads):
+        p.grad = grad
+    fused = opt.defaults.get("fused")
+    if fused:                                               # as GradScaler skips a step
+        opt.found_inf = None if go is None else (~go).float()
+    if fused or go is None or go:
+        opt.step()
+
+
+def descend(losses, opts, moves=None):
+    """Every optimiser one step down a loss of its own, all gradients taken at the weights as they
+    are, each of that optimiser's weights only. moves: of `move`, one an optimiser."""
+    grads = [torch.autograd.grad(loss, opt.param_groups[0]["params"], allow_unused=True,
+                                 retain_graph=opt is not opts[-1])
+             for loss, opt in zip(losses, opts)]
+    for opt, own, go in zip(opts, grads, moves or [None] * len(opts)):
+        move(opt, own, go)
+
+
 # What a code holds
 
 
@@ -533,6 +570,16 @@ def held_out(terms, enc, dec, split, seed):
         found = terms(enc, dec, split.images(torch.cat([i, partner])), noise)[:2]
         total += torch.stack(found) * len(i) / len(split)
     return total.tolist()
+
+
+@torch.no_grad()
+def over(split, terms, seed):
+    """The mean over a split of terms(x (B, C, H, W), rng), which are means over a batch, 500 images
+    at a time and with a seeded rng."""
+    rng, total = torch.Generator(split.x.device).manual_seed(seed), 0
+    for i in torch.arange(len(split), device=split.x.device).split(500):
+        total += terms(split.images(i), rng) * len(i) / len(split)
+    return total
 
 
 def sample(code, generator):
@@ -755,6 +802,11 @@ def classifier(data, data_dir, shows=150_000, seed=0):
 
 
 @torch.no_grad()
+def class_shares(judge, images, n_classes):
+    """What share of images (N, C, H, W) the classifier counts to each class, a list."""
+    return (classes_of(judge, images).bincount(minlength=n_classes) / len(images)).tolist()
+
+
 def classes_of(net, images):
     """The classifier's classes (N,) of images (N, C, H, W), uint8 or float in [0, 1]."""
     scale = 255 if images.dtype == torch.uint8 else 1
@@ -840,6 +892,47 @@ def binarized(split, seed):
     return Split(torch.cat(x), split.y, split.factors)
 
 
+def log_mean_exp(x, dim=0):
+    """log of the mean of exp(x) along `dim`, without overflow."""
+    return x.logsumexp(dim) - math.log(x.shape[dim])
+
+
+def kl_divergence(mu, logvar, prior_mu=0.0, prior_logvar=0.0):
+    """KL(N(mu, sigma^2) || N(prior_mu, prior_sigma^2)) in nats, elementwise; for the prior N(0, 1)
+    1/2 (mu^2 + sigma^2 - log sigma^2 - 1) (Kingma, Welling, appendix B)."""
+    prior_logvar = torch.as_tensor(prior_logvar, dtype=mu.dtype, device=mu.device)
+    ratio = ((mu - prior_mu).square() + logvar.exp()) / prior_logvar.exp()
+    return 0.5 * (ratio - logvar + prior_logvar - 1)
+
+
+def bernoulli_log_likelihood(x, logits):
+    """log p(x|z) in nats (...) of pixels x (..., C, H, W) in [0, 1] under Bernoullis with these
+    logits: the sum of x log p + (1 - x) log(1 - p), from logits, where log(0) does not occur. On
+    grey pixels the expectation over images binarised at random."""
+    bce = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none")
+    return -bce.flatten(-3).sum(-1)
+
+
+def gaussian_log_likelihood(x, mean, sigma):
+    """log p(x|z) in nats (...), a density, of pixels x (..., C, H, W) under N(mean, sigma^2)."""
+    squared = ((x - mean) / sigma).square().flatten(-3).sum(-1)
+    return -0.5 * squared - x[0].numel() * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
+
+
+def logistic_log_likelihood(x, logits, log_scale):
+    """log p(x|z) in nats (...) of x (..., C, H, W), whole multiples of 1/255, under logistics with
+    mean sigmoid(logits), cut into 256 bins around those; the outer two reach to infinity.
+
+    A bin from a to b, in units of the scale: sigmoid(b) - sigmoid(a), which is
+    sigmoid(b) sigmoid(-a) (1 - exp(a - b)), exact also far from the mean."""
+    scale = log_scale.exp()
+    middle, half = (x - logits.sigmoid()) / scale, 0.5 / 255 / scale
+    below, above = F.logsigmoid(middle + half), F.logsigmoid(half - middle)
+    inner = below + above + torch.log(-torch.expm1(-2 * half))
+    log_p = inner.where(x > 0.5 / 255, below).where(x < 254.5 / 255, above)
+    return log_p.flatten(-3).sum(-1)
+
+
 def log_normal(z):
     """log N(z; 0, I) in nats, (...) of z (..., Z)."""
     return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)
@@ -892,9 +985,15 @@ def nll(x, mu, logvar, log_likelihood, k=5000, **options):
     Returns {nats, bits_per_dim, k, n, stderr}: nats an image, nats / (D ln 2), k, N, and the
     standard error of nats over images, None for a single one."""
     log_p = log_marginal(x, mu, logvar, log_likelihood, (k,), **options)[k]
-    nats, n = -log_p.mean().item(), len(log_p)
-    return {"nats": nats, "bits_per_dim": nats / (x[0].numel() * math.log(2)), "k": k, "n": n,
-            "stderr": log_p.std().item() / math.sqrt(n) if n > 1 else None}
+    return {**mean_nats(-log_p, x[0].numel()), "k": k}
+
+
+def mean_nats(values, numbers=None):
+    """{nats, stderr, n}: the mean of values (n,), its standard error over images, None for a single
+    one, and n; with `numbers`, the D of an image, also bits_per_dim, nats / (D ln 2)."""
+    nats, n = values.mean().item(), len(values)
+    return {"nats": nats, "stderr": values.std().item() / math.sqrt(n) if n > 1 else None, "n": n,
+            **({"bits_per_dim": nats / (numbers * math.log(2))} if numbers else {})}
 
 
 # The Frechet distance between features of images
@@ -999,7 +1098,8 @@ def need_images(kind, counts):
     for whose, n in counts.items():
         if n < FEATURES[kind]:
             raise DataError(f"{n:,} {whose} are too few for {FEATURES[kind]:,} features of {kind}: "
-                            "a Frechet distance needs as many images as features on either side.")
+                            "a Frechet distance needs as many images as features on either side "
+                            "(--fid none does without).")
 
 
 def fid(kind, data, data_dir, images, seed=0, shows=150_000):
@@ -1098,8 +1198,12 @@ def interpolation_grid(decode, images, z, s, steps=8):
 
 
 def curves(history, panels, chance={}):
-    """The log over epochs: one panel for each of {title: [columns of the log]}, with a grey line at
-    chance[title] where there is one."""
+    """The log over epochs: one panel for each of {title: [columns]}, with a grey line at
+    chance[title] where there is one. Columns that the log has not, and panels of none, are left
+    out."""
+    panels = {title: [name for name in names if name in history[0]]
+              for title, names in panels.items()}
+    panels = {title: names for title, names in panels.items() if names}
     figure, axes = new_figure(3.4 * len(panels), 2.8, len(panels))
     for axis, (title, names) in zip(axes, panels.items()):
         for name, colour, style in zip(names, COLOURS, ("-", "--", ":", "-.")):

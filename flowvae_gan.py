@@ -31,7 +31,6 @@ VAE's epoch of the lowest validation loss and the GAN's last.
 import argparse
 import contextlib
 import copy
-import itertools
 import math
 import time
 
@@ -39,35 +38,38 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data import batches, load as load_data
-from eval import (Run, accelerate, binarize, binarized, checkpoint, classifier, command_line,
-                  curves, decay, decode, encode, fid, flags, grid, log_normal, nll, number, parse,
-                  percent, pick, restore, sample)
+from data import DataError, batches, load as load_data
+from eval import (Run, accelerate, bernoulli_log_likelihood, binarize, binarized, class_shares,
+                  classifier, command_line, curves, decay, decode, descend, encode, fid, flags,
+                  grid, kl_divergence, load_nets, log_marginal, log_normal, logistic_log_likelihood,
+                  mean_nats, number, over, parse, percent, pick, sample)
 
 NAMES = {"vae": "VAE", "flow_joint": "joint flow", "flow_after": "flow after", "gan": "GAN"}
+PARTS = {"vae": ("dec", "enc"), "flow_joint": ("dec", "enc", "flow"), "flow_after": ("flow",),
+         "gan": ("dec", "disc")}                            # of each model; dec of the GAN is Gen
+COLUMNS = {"vae": ("recon", "kl"), "flow_joint": ("recon", "kl"),
+           "gan": ("gen", "dis", "d_real", "d_fake")}       # of the log, after the model's name
 SMOKE = dict(data="digits", limit=800, epochs=2, width=8, nll_k=20, nll_n=50)
 
 
 # Networks
 
 
-def sides(size):
-    """Sides of the maps, halved to 4 pixels or fewer: 32, 16, 8, 4 or 28, 14, 7, 3."""
-    found = [size]
-    while found[-1] > 4:
-        found.append(found[-1] // 2)
+def stages(shape, args):
+    """[(side, maps)] from the image to 4 pixels or fewer: (28, 1), (14, 32), (7, 64), (3, 128)."""
+    found = [(shape[1], shape[0])]
+    while found[-1][0] > 4:
+        found.append((found[-1][0] // 2, args["width"] * 2 ** (len(found) - 1)))
     return found
 
 
 def trunk(shape, args):
     """Layers from images (B, C, H, W) to (B, 2 Z), DCGAN's discriminator but for its last one."""
-    side, maps, layers = sides(shape[1]), shape[0], []
-    for i in range(len(side) - 1):                          # side 28, 14, 7, 3
-        layers += [nn.Conv2d(maps, args["width"] * 2**i, 4, 2, 1),
-                   *([nn.BatchNorm2d(args["width"] * 2**i)] if i else []),
-                   nn.LeakyReLU(0.2)]
-        maps = args["width"] * 2**i
-    return [*layers, nn.Conv2d(maps, 2 * args["z_dim"], side[-1]), nn.Flatten()]
+    way, layers = stages(shape, args), []
+    for (_, before), (_, after) in zip(way, way[1:]):       # side 28, 14, 7, 3
+        norm = [nn.BatchNorm2d(after)] * bool(layers)
+        layers += [nn.Conv2d(before, after, 4, 2, 1), *norm, nn.LeakyReLU(0.2)]
+    return [*layers, nn.Conv2d(way[-1][1], 2 * args["z_dim"], way[-1][0]), nn.Flatten()]
 
 
 class Encoder(nn.Module):
@@ -75,7 +77,7 @@ class Encoder(nn.Module):
 
     def __init__(self, shape, args):
         super().__init__()
-        self.net = nn.Sequential(*trunk(shape, args))
+        self.net = nn.Sequential(*trunk(shape, args)).apply(dcgan_init)
 
     def forward(self, x):
         return self.net(2 * x - 1).chunk(2, 1)
@@ -87,7 +89,7 @@ class Discriminator(nn.Module):
     def __init__(self, shape, args):
         super().__init__()
         self.net = nn.Sequential(*trunk(shape, args), nn.LeakyReLU(0.2),
-                                 nn.Linear(2 * args["z_dim"], 1))
+                                 nn.Linear(2 * args["z_dim"], 1)).apply(dcgan_init)
 
     def forward(self, x):
         return self.net(2 * x - 1)[:, 0]
@@ -98,15 +100,14 @@ class Decoder(nn.Module):
 
     def __init__(self, shape, args):
         super().__init__()
-        side = sides(shape[1])[::-1]
-        maps = [args["width"] * 2**i for i in range(len(side) - 1)][::-1] + [shape[0]]
-        layers = [nn.Unflatten(1, (-1, 1, 1)), nn.ConvTranspose2d(args["z_dim"], maps[0], side[0])]
-        for i in range(len(side) - 1):                      # side 3, 7, 14, 28
-            layers += [nn.BatchNorm2d(maps[i]), nn.ReLU(),
-                       nn.ConvTranspose2d(maps[i], maps[i + 1], 4, 2, 1, side[i + 1] - 2 * side[i])]
+        way = stages(shape, args)[::-1]
+        layers = [nn.Unflatten(1, (-1, 1, 1)), nn.ConvTranspose2d(args["z_dim"], *way[0][::-1])]
+        for (side, before), (twice, after) in zip(way, way[1:]):        # side 3, 7, 14, 28
+            layers += [nn.BatchNorm2d(before), nn.ReLU(),
+                       nn.ConvTranspose2d(before, after, 4, 2, 1, twice - 2 * side)]
         layers[-1].bias = None                              # but the picture's, which train starts
         self.bias = nn.Parameter(torch.zeros(*shape))       # at the mean image for a VAE
-        self.net = nn.Sequential(*layers)
+        self.net = nn.Sequential(*layers).apply(dcgan_init)
         self.log_scale = nn.Parameter(torch.full((shape[0], 1, 1), -3.0))   # of the logistics
 
     def forward(self, z):
@@ -161,28 +162,23 @@ class RealNVP(nn.Module):
 
 
 def build(shape, args):
-    """The networks by name: vae_enc, vae_dec, flow_joint_enc, flow_joint_dec, flow_joint_flow,
-    flow_after_flow (to the VAE's codes), gan_dec (Gen), gan_disc, as --model and --flow-fit say.
-    Both VAEs start from the same weights."""
+    """The networks by name, such as vae_enc and flow_joint_flow: PARTS of the models that --model
+    and --flow-fit name. Both VAEs start from the same weights."""
+    make = {"dec": Decoder, "enc": Encoder, "disc": Discriminator,
+            "flow": lambda *_: RealNVP(args["z_dim"], args["couplings"])}
     nets = {}
     for name in models(args):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(args["seed"])
-            if name != "flow_after":
-                other, kind = ("disc", Discriminator) if name == "gan" else ("enc", Encoder)
-                nets |= {f"{name}_dec": Decoder(shape, args).apply(dcgan_init),
-                         f"{name}_{other}": kind(shape, args).apply(dcgan_init)}
-            if name.startswith("flow"):
-                nets[f"{name}_flow"] = RealNVP(args["z_dim"], args["couplings"])
+            nets |= {f"{name}_{part}": make[part](shape, args) for part in PARTS[name]}
     return nets
 
 
 def models(args):
     """Names of the models to train; a flow that is fitted after needs the VAE."""
-    flows = [f"flow_{fit}" for fit in ("joint", "after")
-             if "flow" in args["model"] and fit in args["flow_fit"]]
-    vae = ["vae"] * ("vae" in args["model"] or "flow_after" in flows)
-    return [*vae, *flows, *(["gan"] * ("gan" in args["model"]))]
+    flows = [f"flow_{fit}" for fit in args["flow_fit"] if "flow" in args["model"]]
+    wanted = {*args["model"], *flows, "vae" if "flow_after" in flows else None}
+    return [name for name in NAMES if name in wanted]
 
 
 def parts_of(nets, name):
@@ -192,36 +188,11 @@ def parts_of(nets, name):
 
 
 def load(path, device="cpu"):
-    """The trained networks of a checkpoint such as RUN/best.pt by the names of `build`, ready for
-    use."""
-    content = checkpoint(path, "flowvae_gan")
-    nets = build(content["shape"], content["args"])
-    return {k: restore(n, content["nets"].get(k), path).to(device).eval() for k, n in nets.items()}
+    """The trained networks of a checkpoint such as RUN/best.pt, by the names of `build`."""
+    return load_nets(path, "flowvae_gan", build, device)
 
 
 # Objective
-
-
-def bernoulli_log_likelihood(x, logits):
-    """log p(x|z) in nats (...) of pixels x (..., C, H, W) in [0, 1] under Bernoullis with these
-    logits; on grey pixels the expectation over images binarised at random."""
-    bce = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none")
-    return -bce.flatten(-3).sum(-1)
-
-
-def logistic_log_likelihood(x, logits, log_scale):
-    """log p(x|z) in nats (...) of x (..., C, H, W), whole multiples of 1/255, under logistics with
-    mean sigmoid(logits), cut into 256 bins around those; the outer two reach to infinity.
-
-    A bin from a to b, in units of the scale: sigmoid(b) - sigmoid(a), which is
-    sigmoid(b) sigmoid(-a) (1 - exp(a - b)), exact also far from the mean."""
-    scale = log_scale.exp()
-    middle, half = (x - logits.sigmoid()) / scale, 0.5 / 255 / scale
-    below, above = F.logsigmoid(middle + half), F.logsigmoid(half - middle)
-    inner = below + above + torch.log(-torch.expm1(-2 * half))
-    edge = torch.where(x < 0.5 / 255, below, above)
-    outer = (x < 0.5 / 255) | (x > 254.5 / 255)
-    return torch.where(outer, edge, inner).flatten(-3).sum(-1)
 
 
 def log_likelihood(dec, x, logits, args):
@@ -229,11 +200,6 @@ def log_likelihood(dec, x, logits, args):
     if args.likelihood == "bernoulli":
         return bernoulli_log_likelihood(x, logits)
     return logistic_log_likelihood(x, logits, dec.log_scale)
-
-
-def kl_divergence(mu, logvar):
-    """KL(N(mu, sigma^2) || N(0, 1)) in nats, elementwise."""
-    return 0.5 * (mu.square() + logvar.exp() - logvar - 1)
 
 
 def kl_to_flow(mu, logvar, z, flow):
@@ -255,43 +221,25 @@ def vae_loss(enc, dec, flow, x, noise, args, autocast):
     return torch.stack([recon, kl.mean()])
 
 
-def generate(gen, disc, z, autocast):
-    """(-log Dis(Gen(z)), a mean in nats; the images Gen(z))."""
-    with autocast():
-        made = gen(z).sigmoid()
-        logits = disc(made)
-    return F.softplus(-logits.float()).mean(), made
-
-
-def judge(disc, x, made, autocast, target=1.0):
-    """(Dis's cross entropy, and what it gives x and made), means; `target` is what x is to get: 1
-    for -log Dis(x) - log(1 - Dis(made)), less so that Dis does not grow too sure."""
-    with autocast():                                        # apart, for batch norm's statistics
-        real, fake = disc(x).float(), disc(made).float()
-    loss = F.softplus(real) - target * real                 # cross entropy with the target
-    return torch.stack([loss.mean() + F.softplus(fake).mean(), real.sigmoid().mean(),
-                        fake.sigmoid().mean()])
+def gan_losses(gen, disc, x, z, target=1.0):
+    """What Gen and Dis minimise, in nats, and what Dis gives x (B, C, H, W) and Gen(z), z (B, Z),
+    in [0, 1]: four means over images. `target` is what x is to get: 1 for -log Dis(x) -
+    log(1 - Dis(Gen(z))), less so that Dis does not grow too sure."""
+    real, fake = disc(x).float(), disc(gen(z).sigmoid()).float()    # apart, for batch norm
+    dis = F.softplus(real) - target * real + F.softplus(fake)       # cross entropies, (B,)
+    return torch.stack([part.mean() for part in
+                        (F.softplus(-fake), dis, real.sigmoid(), fake.sigmoid())])
 
 
 # Training
 
-COLUMNS = {"vae": ("recon", "kl"), "flow_joint": ("recon", "kl"),
-           "gan": ("gen", "dis", "d_real", "d_fake")}       # of the log, after the model's name
 
-
-def gan_step(gen, disc, opts, x, z, autocast, generate=generate, judge=judge, target=1.0):
-    """Gen, whose images Dis judges without learning from it, then Dis on the same images."""
-    disc.requires_grad_(False)
-    gen_loss, made = generate(gen, disc, z, autocast)
-    opts[0].zero_grad()
-    gen_loss.backward()
-    opts[0].step()
-    disc.requires_grad_(True)
-    terms = judge(disc, x, made.detach(), autocast, target)
-    opts[1].zero_grad()
-    terms[0].backward()
-    opts[1].step()
-    return torch.cat([gen_loss[None], terms]).detach()
+def gan_step(gen, disc, opts, x, z, autocast, losses=gan_losses, target=1.0):
+    """One pass of x and Gen(z) through Dis; Gen and Dis each go down their own loss."""
+    with autocast():
+        terms = losses(gen, disc, x, z, target)
+    descend(terms[:2], opts)
+    return terms.detach()
 
 
 def train(run, data, seen):
@@ -301,60 +249,58 @@ def train(run, data, seen):
     args, device, split = run.args, run.device, data.train
     best = {name: net.to(device) for name, net in build(run.shape, vars(args)).items()}
     print("weights:", ", ".join(f"{name} {weights(net):,}" for name, net in best.items()))
-    for name in ("vae_dec", "flow_joint_dec"):
-        if name in best:
-            best[name].bias.data = split.images(slice(None)).mean(0).clamp(0.001, 0.999).logit()
+    for name in best.keys() & {"vae_dec", "flow_joint_dec"}:
+        best[name].bias.data = split.images(slice(None)).mean(0).clamp(0.001, 0.999).logit()
     now, trained = copy.deepcopy(best), [name for name in models(vars(args)) if name in COLUMNS]
-    rngs = {name: torch.Generator(device).manual_seed(args.seed) for name in trained}
     ten = torch.randn(10, args.z_dim, generator=torch.Generator().manual_seed(args.seed)).to(device)
-    fused, opts = device.type != "mps", {}
-    for name in trained:
-        owned = [net.parameters() for key, net in now.items() if key.startswith(name)]
-        opts[name] = ([torch.optim.Adam(p, args.gan_lr, (0.5, 0.999), fused=fused) for p in owned]
-                      if name == "gan" else
-                      [torch.optim.Adam(itertools.chain(*owned), args.lr, fused=fused)])
-    parts = {**{f"now_{name}": net for name, net in now.items()},
-             **{f"rng_{name}": rng for name, rng in rngs.items()},
-             **{f"opt_{name}_{i}": opt for name in trained for i, opt in enumerate(opts[name])}}
-    cast, loss, *adversary = accelerate(args, device, vae_loss, generate, judge)
+    opts, parts = {}, {f"now_{name}": net for name, net in now.items()}
+    for name in trained:                                    # one Adam a VAE, Gen and Dis one each
+        own = [[*now[f"{name}_{part}"].parameters()] for part in PARTS[name]]
+        opts[name] = [torch.optim.Adam(p, betas=(0.5 if name == "gan" else 0.9, 0.999),
+                                       fused=device.type != "mps")
+                      for p in (own if name == "gan" else [sum(own, [])])]
+        parts |= {f"opt_{name}_{i}": opt for i, opt in enumerate(opts[name])}
+        parts[f"rng_{name}"] = torch.Generator(device).manual_seed(args.seed)
+    cast, loss, adversary = accelerate(args, device, vae_loss, gan_losses)
     batch = min(args.batch_size, len(split))
     steps = len(split) // batch
-    for epoch in range(run.resume(best, **parts), args.epochs):
+    done = run.resume(best, **parts)
+    run.kept.pop("flow_after", None)                        # of a VAE that trains on
+    for epoch in range(done, args.epochs):
         row = {}
         for m, name in enumerate(trained):
-            start, rng, terms, gan = time.perf_counter(), rngs[name], [], name == "gan"
+            start, rng, terms, gan = time.perf_counter(), parts[f"rng_{name}"], [], name == "gan"
             enc, dec, flow = parts_of(now, name)
             for net in now.values():
                 net.train()
             for i, index in enumerate(batches(split, batch, rng)):
-                done = (epoch + i / steps) / args.epochs
-                decay(opts[name], args.gan_lr if gan else args.lr, done)
-                x = split.images(index)
-                noise = torch.randn(batch, args.z_dim, generator=rng, device=device)
+                share = (epoch + i / steps) / args.epochs
+                decay(opts[name], args.gan_lr if gan else args.lr, share)
+                x, noise = split.images(index), torch.randn(batch, args.z_dim, generator=rng,
+                                                            device=device)
                 if gan:
-                    term = gan_step(dec, now["gan_disc"], opts[name], x, noise, cast, *adversary,
+                    term = gan_step(dec, now["gan_disc"], opts[name], x, noise, cast, adversary,
                                     args.real_target)
                 else:
                     x = binarize(x, rng) if args.binarize else x
                     term = loss(enc, dec, flow, x, noise, args, cast)
-                    opts[name][0].zero_grad()
-                    (term[0] + min(1, done / args.warm_up) * term[1]).backward()
-                    opts[name][0].step()
+                    full = share >= args.warm_up
+                    descend([term[0] + (1 if full else share / args.warm_up) * term[1]], opts[name])
                 terms.append(term.detach())
                 run.progress(epoch, m * steps + i + 1, len(trained) * steps)
             row |= run.means([f"{name}_{column}" for column in COLUMNS[name]], terms)
             for net in now.values():
                 net.eval()
             if gan:                                         # as many images of train as of val
-                for key, some in (("train", slice(len(data.val))), ("val", slice(None))):
-                    seen_by = decode(now["gan_disc"], getattr(data, key).images(some))
-                    row[f"gan_{key}"] = seen_by.sigmoid().mean().item()
+                for key, x in (("train", split.images(slice(len(data.val)))),
+                               ("val", data.val.images(slice(None)))):
+                    row[f"gan_{key}"] = decode(now["gan_disc"], x).sigmoid().mean().item()
             else:
+                row[f"{name}_train"] = row[f"{name}_recon"] + row[f"{name}_kl"]
                 row[f"{name}_val"] = held_out(enc, dec, flow, seen["val"], args)
             if gan or all(row[f"{name}_val"] < past[f"{name}_val"] for past in run.history):
-                for key in best:
-                    if key.startswith(name):
-                        best[key].load_state_dict(now[key].state_dict())
+                for part in PARTS[name]:
+                    best[f"{name}_{part}"].load_state_dict(now[f"{name}_{part}"].state_dict())
             if epoch == 0 or (epoch + 1) % 10 == 0:
                 run.kept[f"{NAMES[name]}, epoch {epoch + 1}"] = draw(dec, flow, ten)
             row[f"{name}_seconds"] = time.perf_counter() - start
@@ -363,47 +309,44 @@ def train(run, data, seen):
     if "flow_after_flow" in best:
         with run.doing("flow on the codes of the finished VAE"):
             codes = [encode(best["vae_enc"].eval(), seen[key]) for key in ("train", "val")]
-            best["flow_after_flow"], run.kept["flow_after"] = fit_flow(*codes, args)
-        run.save(-args.epochs, best, **parts)
+            fresh = build(run.shape, vars(args))["flow_after_flow"].to(device)
+            best["flow_after_flow"], run.kept["flow_after"] = fit_flow(fresh, *codes, args)
+        run.save(0.5 - args.epochs, best, **parts)
 
 
-def fit_flow(train, val, args):
-    """A flow fitted to codes, (mu (N, Z), logvar (N, Z)) each, by maximum likelihood of z ~ q(z|x)
-    drawn afresh at every step; the epoch with the lowest loss on val. Returns it and its curve
-    (epochs, 3): -log p(z) in nats on train and on val, and seconds."""
+def fit_flow(flow, train, val, args):
+    """Fits a flow to codes, (mu (N, Z), logvar (N, Z)) each, by maximum likelihood of z ~ q(z|x)
+    drawn afresh at every step. Returns it as of the epoch with the lowest loss on val, and its
+    curve (epochs, 3): -log p(z) in nats on train and on val, and seconds. Raises DataError where a
+    loss is not finite."""
     device, n, batch = train[0].device, len(train[0]), min(args.batch_size, len(train[0]))
-    rng, curve, lowest = torch.Generator(device).manual_seed(args.seed), [], math.inf
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(args.seed)
-        flow = RealNVP(args.z_dim, args.couplings).to(device)
-    val, best = sample(tuple(val), rng), copy.deepcopy(flow)
-    opt = torch.optim.Adam(flow.parameters(), args.lr, fused=device.type != "mps")
+    rng, curve, best = torch.Generator(device).manual_seed(args.seed), [], None
+    val, opt = sample(tuple(val), rng), torch.optim.Adam(flow.parameters(), args.lr,
+                                                        fused=device.type != "mps")
     for epoch in range(args.epochs):
         start, losses = time.perf_counter(), []
         for i, index in enumerate(torch.randperm(n, generator=rng, device=device).split(batch)):
             decay([opt], args.lr, (epoch + i * batch / n) / args.epochs)
             loss = -flow.log_prob(sample(tuple(part[index] for part in train), rng)).mean()
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
+            descend([loss], [opt])
             losses.append(loss.detach())
         with torch.no_grad():
-            found = -flow.log_prob(val).mean().item()
-        if found < lowest:
-            lowest, best = found, copy.deepcopy(flow)
-        curve.append([torch.stack(losses).mean().item(), found, time.perf_counter() - start])
+            found = [torch.stack(losses).mean().item(), -flow.log_prob(val).mean().item()]
+        if not all(map(math.isfinite, found)):
+            raise DataError(f"The flow's loss is not finite in its epoch {epoch + 1}: lower --lr; "
+                            "the VAE's checkpoint stays.")
+        if best is None or found[1] < min(row[1] for row in curve):
+            best = copy.deepcopy(flow)
+        curve.append([*found, time.perf_counter() - start])
     return best, torch.tensor(curve)
 
 
-@torch.no_grad()
 def held_out(enc, dec, flow, split, args):
     """A VAE's loss over a split, in nats an image, with seeded z."""
-    rng, total = torch.Generator(split.x.device).manual_seed(args.seed), 0
-    for i in torch.arange(len(split), device=split.x.device).split(500):
-        noise = torch.randn(len(i), args.z_dim, generator=rng, device=i.device)
-        terms = vae_loss(enc, dec, flow, split.images(i), noise, args, contextlib.nullcontext)
-        total += terms.sum() * len(i) / len(split)
-    return total.item()
+    def loss(x, rng):
+        noise = torch.randn(len(x), args.z_dim, generator=rng, device=x.device)
+        return vae_loss(enc, dec, flow, x, noise, args, contextlib.nullcontext).sum()
+    return over(split, loss, args.seed).item()
 
 
 @torch.no_grad()
@@ -433,97 +376,92 @@ def weights(net):
 @torch.no_grad()
 def evaluate(run, data, seen, nets):
     """The figures and measurements of every model, from best.pt; fills the report."""
-    args, seed, test = run.args, run.args.seed, seen["test"]
+    args, seed, test, fitted = run.args, run.args.seed, seen["test"], run.kept.get("flow_after")
     n, shows = (300, 5000) if args.smoke else (10_000, 150_000)
-    rng = torch.Generator(run.device).manual_seed(seed)
+    rng, some = torch.Generator(run.device).manual_seed(seed), pick(test.y, args.nll_n, seed)
     u = torch.randn(n, args.z_dim, generator=rng, device=run.device)
-    some = torch.randperm(len(test), generator=rng, device=run.device)
-    pairs = some[:min(200, len(test) // 2 * 2)].chunk(2)
-    some, fitted = pick(test.y, args.nll_n, seed), run.kept.get("flow_after")
-    results, strips, drawn = dict.fromkeys(NAMES), {}, {}
+    pairs = torch.randperm(len(test), generator=rng, device=run.device)
+    pairs = pairs[:min(200, len(test) // 2 * 2)].chunk(2)
+    variance = data.test.images(slice(None)).var(0).sum()
+    there = [name for name in models(vars(args)) if name != "flow_after" or fitted is not None]
+    results, strips, drawn, log_p = dict.fromkeys(NAMES), {}, {}, {}
     with run.doing("classifier"):
         sees, results["real_class_acc"] = classifier(data, args.data_dir, shows)
-    for name in models(vars(args)):
-        if name == "flow_after" and fitted is None:         # stopped before: --resume fits it
-            continue
+    for name in there:                                      # --resume fits a flow that is missing
         enc, dec, flow = parts_of(nets, name)
-        home = "vae" if name == "flow_after" else name
         with run.doing(f"samples, FID and interpolations of {NAMES[name]}"):
             images = draw(dec, flow, u)
             mu, logvar = encode(enc, test) if enc else (u, None)
-            codes = interpolate(flow, *(mu[side % len(mu)] for side in pairs))  # (10, 100, Z)
+            codes = interpolate(flow, *(mu[side % len(mu)] for side in pairs))      # (10, 100, Z)
             strip = decode(dec, codes.flatten(0, 1)).sigmoid().unflatten(0, codes.shape[:2])
             drawn[name] = images[:30].unflatten(0, (3, 10))
             strips[name] = strip[:, :3].transpose(0, 1)     # (3, 10, C, H, W)
             way = (strip[1:] - strip[:-1]).flatten(2).norm(dim=2)
+            seconds = "vae_seconds" if name == "flow_after" else f"{name}_seconds"
             results[name] = {
                 "params": weights(dec) + weights(enc or nets["gan_disc"]),
                 "flow_params": weights(flow), "nll": None,
-                "seconds": sum(row[f"{home}_seconds"] for row in run.history)
+                "seconds": sum(row[seconds] for row in run.history)
                 + (fitted[:, 2].sum().item() if name == "flow_after" else 0),
                 "fid": fid(args.fid, data, args.data_dir, images, seed, shows),
-                "spread": (images.var(0).sum() / data.test.images(slice(None)).var(0).sum()).item(),
+                "spread": (images.var(0).sum() / variance).item(),
+                "class_shares": class_shares(sees, images, len(data.classes)),
                 "jump": (way.max(0).values / way.mean(0).clamp(min=1e-9)).mean().item(),
                 "sure": sees(strip[1:-1].flatten(0, 1)).softmax(1).max(1).values.mean().item()}
         if enc:
             with run.doing(f"likelihood of {NAMES[name]}"):
-                results[name]["test_bound"] = held_out(enc, dec, flow, test, args)
-                results[name]["nll"] = nll(
+                log_p[name] = log_marginal(
                     test.images(some), mu[some], logvar[some],
-                    lambda x, z: log_likelihood(dec, x, dec(z), args), args.nll_k, seed=seed,
-                    prior=flow)
+                    lambda x, z: log_likelihood(dec, x, dec(z), args), (args.nll_k,), seed,
+                    flow)[args.nll_k]
+                results[name] |= {
+                    "test_bound": held_out(enc, dec, flow, test, args),
+                    "nll": mean_nats(-log_p[name], math.prod(run.shape))}
+                if flow and "vae" in log_p:                 # of the same images and draws
+                    results[name]["gain"] = mean_nats(log_p[name] - log_p["vae"])
     with run.doing("figures"):
-        history = [row | {f"{name}_train": row[f"{name}_recon"] + row[f"{name}_kl"]
-                          for name in trained_vaes(row)} for row in run.history]
-        panels = {f"{NAMES[name]}: loss, nats": [f"{name}_train", f"{name}_val"]
-                  for name in trained_vaes(history[0])}
-        if panels:
-            panels["KL, nats"] = [f"{name}_kl" for name in trained_vaes(history[0])]
-        if "gan" in drawn:
-            panels |= {"GAN: losses, nats": ["gan_gen", "gan_dis"],
-                       "what Dis gives, training": ["gan_d_real", "gan_d_fake"],
-                       "real images, afterwards": ["gan_train", "gan_val"]}
-        run.figure("curves", curves(history, panels),
+        run.figure("curves", curves(run.history, {
+            **{f"{NAMES[name]}: loss, nats": [f"{name}_train", f"{name}_val"] for name in there},
+            "KL, nats": ["vae_kl", "flow_joint_kl"], "GAN: losses, nats": ["gan_gen", "gan_dis"],
+            "what Dis gives, training": ["gan_d_real", "gan_d_fake"],
+            "real images, afterwards": ["gan_train", "gan_val"]}),
                    "Validation above train at the end is overfitting; of Dis, where it gives new "
                    "images less than those of train. A GAN's losses say nothing of its images.")
         if fitted is not None:
-            run.figure("curves_flow_after", curves(
-                [{"epoch": i, "train": a, "val": b} for i, (a, b, _) in
-                 enumerate(fitted.tolist(), 1)], {"-log p(z), nats": ["train", "val"]}),
-                "The flow on the codes of the finished VAE.")
-        order = sorted((key for key in run.kept if ", epoch" in key),
-                       key=lambda key: [*NAMES.values()].index(key.partition(",")[0]))
-        run.figure("learning", grid(torch.stack([run.kept[key].cpu() for key in order]), order),
+            rows = [{"epoch": i, "train": a, "val": b} for i, (a, b, _) in enumerate(fitted, 1)]
+            run.figure("curves_flow_after", curves(rows, {"-log p(z), nats": ["train", "val"]}),
+                       "The flow on the codes of the finished VAE.")
+        kept = [key for name in NAMES.values() for key in run.kept if key.startswith(name + ", ")]
+        run.figure("learning", grid(torch.stack([run.kept[key].cpu() for key in kept]), kept),
                    "The same ten draws of each model as training goes on.")
-        for key, rows, text in (
-                ("samples", drawn, "Thirty draws of each model. Likely images, of all classes?"),
-                ("interpolations", strips, "Ten points on lines between two codes: of test images "
-                 "for the VAEs, in the flow's base space where there is one, of random z for the "
-                 "GAN. Is every step an image, or a double exposure of two?")):
-            run.figure(key, grid(torch.cat([*rows.values()]), [
-                NAMES[name] * (i == len(part) // 2) for name, part in rows.items()
-                for i in range(len(part))]), text)
+        names = [label for name in there for label in ("", NAMES[name], "")]
+        run.figure("samples", grid(torch.cat([*drawn.values()]), names),
+                   "Thirty draws of each model. Likely images, of all classes?")
+        run.figure("interpolations", grid(torch.cat([*strips.values()]), names),
+                   "Ten points on lines between two codes: of test images for the VAEs, in the "
+                   "flow's base space where there is one, of random z for the GAN. Is every step "
+                   "an image, or a double exposure of two?")
     tell(run, results)
     run.finish(f"VAE, flow prior and GAN on {args.data}", results)
 
 
-def trained_vaes(row):
-    """Names of the VAEs of a row of the log."""
-    return [name for name in ("vae", "flow_joint") if f"{name}_kl" in row]
-
-
 def tell(run, r):
     """The report's tables and observations, from the numbers that results.json holds."""
-    there, last = {name: r[name] for name in NAMES if r[name]}, run.history[-1]
-    sizes = [m["params"] for m in there.values()]
+    there, last, args = {name: r[name] for name in NAMES if r[name]}, run.history[-1], run.args
+    fids = {name: m["fid"] for name, m in there.items() if m["fid"]}
+    one, sizes = next(iter(fids.values()), None), [m["params"] for m in there.values()]
+    pixels = ("logistics in 256 bins" if args.likelihood == "logistic" else
+              f"Bernoullis on {'binarised' if args.binarize else 'grey'} pixels")
     run.table("Compared", ("", "weights", "flow's", "Frechet distance", "floor", "NLL, nats",
                            "standard error", "bits/dim", "bound, nats", "seconds"), [
         (NAMES[name], m["params"], m["flow_params"],
          *((m["fid"] or {}).get(key) for key in ("value", "floor")),
          *((m["nll"] or {}).get(key) for key in ("nats", "stderr", "bits_per_dim")),
          m.get("test_bound"), round(m["seconds"])) for name, m in there.items()],
-        "Weights: Enc and Dec, or Gen and Dis. Floor: as many train images. Bound: one z an image, "
-        "on all test images. A GAN has no likelihood.")
+        "Weights: Enc and Dec, or Gen and Dis. "
+        + (f"Features: {one['features']}; {one['n']:,} samples; floor: as many train images. "
+           if one else "") + f"Likelihood: {pixels}; NLL: {args.nll_k:,} z an image, "
+        f"{args.nll_n:,} test images; bound: one z, all of them. A GAN has no likelihood.")
     run.table("Samples and interpolations", ("", "variance of samples, test images: 1",
                                              "longest step, mean: 1", "certainty"), [
         (NAMES[name], m["spread"], m["jump"], percent(m["sure"])) for name, m in there.items()],
@@ -531,63 +469,68 @@ def tell(run, r):
         f"the eight images between. It names {percent(r['real_class_acc'])} of real test images.")
     run.say(f"The models have {min(sizes):,} to {max(sizes):,} weights, the flow's "
             f"{max(m['flow_params'] for m in there.values()):,} apart.")
-    for name in trained_vaes(last):
-        train, val, kl = (last[f"{name}_{key}"] for key in ("recon", "val", "kl"))
-        run.say(f"{NAMES[name]}: in the last epoch {train + kl:.1f} nats on train and {val:.1f} on "
-                f"validation images, the KL {kl:.1f}" + (": z is dead." if kl < 0.5 else "."))
+    for name in ("vae", "flow_joint"):
+        if r[name]:
+            row = min(run.history, key=lambda row: row[f"{name}_val"])
+            kl = row[f"{name}_kl"]
+            run.say(f"{NAMES[name]}: in epoch {row['epoch']}, its best, "
+                    f"{row[f'{name}_train']:.1f} nats on train and {row[f'{name}_val']:.1f} on "
+                    f"validation images, the KL {kl:.1f}" + (": z is dead." if kl < 0.5 else "."))
     for name in ("flow_joint", "flow_after"):
         if r["vae"] and r[name]:
-            gain = r["vae"]["nll"]["nats"] - r[name]["nll"]["nats"]
-            run.say(f"{NAMES[name]}: NLL {r[name]['nll']['nats']:.2f} nats, {abs(gain):.2f} "
-                    f"{'better' if gain > 0 else 'worse'} than with N(0, I), on the same images"
-                    + (". KL(q(z) || N(0, I)) is the most it could gain." if "after" in name else
-                       "; here q(z|x) could adapt to it."))
-    if all(m["fid"] for m in there.values()):
-        order = sorted(there, key=lambda name: there[name]["fid"]["value"])
+            gain, bound = r[name]["gain"], r["vae"]["test_bound"] - r[name]["test_bound"]
+            run.say(f"{NAMES[name]}: NLL {r[name]['nll']['nats']:.2f} nats, "
+                    f"{gain['nats']:+.2f} ± {gain['stderr']:.2f} nats of log p(x) against N(0, I) "
+                    f"on the same images; in the bound {bound:+.2f}"
+                    + (", which KL(q(z) || N(0, I)) is at least." if "after" in name else
+                       "; here q(z|x) could adapt to the flow."))
+    if fids:
+        order = sorted(fids, key=lambda name: fids[name]["value"])
         run.say("Samples, the nearest to real images first (Frechet distance): " + ", ".join(
-            f"{NAMES[name]} {there[name]['fid']['value']:.1f}" for name in order)
-            + f"; as many train images {there[order[0]]['fid']['floor']:.1f}.")
-    sure, even = (f(there, key=lambda name: there[name][key])
-                  for f, key in ((max, "sure"), (min, "jump")))
+            f"{NAMES[name]} {fids[name]['value']:.1f}" for name in order)
+            + f"; as many train images {fids[order[0]]['floor']:.1f}.")
+    sure = max(there, key=lambda name: there[name]["sure"])
+    even = min(there, key=lambda name: there[name]["jump"])
     run.say(f"Between two codes {NAMES[sure]} shows the clearest classes (certainty "
             f"{percent(there[sure]['sure'])}), {NAMES[even]} moves most evenly (longest step "
             f"{there[even]['jump']:.2f} times the mean).")
     if r["gan"]:
-        won = last["gan_d_real"] > 0.95 > 0.05 > last["gan_d_fake"]
-        run.say(f"GAN: in training Dis gave real images {percent(last['gan_d_real'])} and samples "
-                f"{percent(last['gan_d_fake'])}: "
-                + ("it has won, and teaches Gen little." if won else "neither side has won.")
+        real, fake = last["gan_d_real"], last["gan_d_fake"]
+        run.say(f"GAN: in training Dis gave real images {percent(real)} and samples "
+                f"{percent(fake)}: "
+                + ("it has won, and teaches Gen little." if real > 0.95 * args.real_target
+                   and fake < 0.05 else "it has not won.")
                 + f" Afterwards it gives train images {percent(last['gan_train'])}, new ones "
-                f"{percent(last['gan_val'])}."
-                + f" Samples vary {percent(r['gan']['spread'])} as much as real images"
-                + (": they have collapsed." if r["gan"]["spread"] < 0.3 else "."))
+                f"{percent(last['gan_val'])}. Samples vary {percent(r['gan']['spread'])} as much "
+                "as real images, and a LeNet sees the rarest class in "
+                f"{percent(min(shares := r['gan']['class_shares']))} of them"
+                + (": they have collapsed." if r["gan"]["spread"] < 0.3
+                   or min(shares) < 0.1 / len(shares) else "."))
 
 
 def main(argv=None):
-    parser, groups = flags(__doc__, data="mnist", epochs=30, batch_size=128, lr=1e-3, fid=True)
-    add = groups["model"].add_argument
+    parser, groups = flags(__doc__, data="mnist", epochs=30, batch_size=128, lr=1e-3, fid=True,
+                           nll=(1000, 500))
     for name, choices in (("model", ("vae", "flow", "gan")), ("flow-fit", ("joint", "after"))):
-        add(f"--{name}", nargs="+", choices=choices, default=list(choices),
-            help=f"(default: {' '.join(choices)})")
-    for name, default, text in (("width", 32, "maps next to the image (DCGAN: 64)"),
-                                ("z-dim", 32, "numbers in z"),
-                                ("couplings", 8, "layers of the flow")):
-        add(f"--{name}", type=number(int, low=1, high=4096), default=default, metavar="N",
-            help=f"{text} (default: {default})")
+        groups["model"].add_argument(f"--{name}", nargs="+", choices=choices, default=[*choices],
+                                     help=f"(default: {' '.join(choices)})")
+    whole, share = number(int, low=1, high=4096), number(float, low=0, high=1)
+    for group, name, kind, default, text in (
+            ("model", "width", whole, 32, "maps next to the image (DCGAN: 64)"),
+            ("model", "z-dim", whole, 32, "numbers in z"),
+            ("model", "couplings", whole, 8, "layers of the flow"),
+            ("objective", "warm-up", share, 0.1, "share of training in which the KL's weight rises "
+             "from 0 to 1"),
+            ("objective", "real-target", number(float, above=0, high=1), 0.9,
+             "what Dis is to give real images (plain: 1)"),
+            ("optimisation", "gan-lr", number(float, above=0), 2e-4, "step size of Gen and Dis")):
+        groups[group].add_argument(f"--{name}", type=kind, default=default, metavar="N",
+                                   help=f"{text} (default: %(default)s)")
     add = groups["objective"].add_argument
     add("--likelihood", choices=("bernoulli", "logistic"),
         help="of pixels, for the VAEs (default: bernoulli, colour: logistic)")
     add("--binarize", action=argparse.BooleanOptionalAction, help="draw pixels as 0 or 1, for the "
         "VAEs (default: mnist with bernoulli)")
-    add("--warm-up", type=number(float, above=0, high=1), default=0.1, metavar="SHARE",
-        help="of training in which the KL's weight rises from 0 to 1 (default: 0.1)")
-    add("--real-target", type=number(float, above=0, high=1), default=0.9, metavar="P",
-        help="what Dis is to give real images (default: 0.9, one-sided smoothing; plain: 1)")
-    for name, low, value, text in (("k", 1, 1000, "samples an image"), ("n", 2, 500, "images")):
-        add(f"--nll-{name}", type=number(int, low=low), default=value, metavar=name.upper(),
-            help=f"{text} of the likelihood's estimate (default: {value:,})")
-    groups["optimisation"].add_argument("--gan-lr", type=number(float, above=0), default=2e-4,
-                                        help="step size of Gen and Dis (default: 2e-4)")
     args = parse(parser, argv, "flowvae_gan", {}, SMOKE)
     run = Run("flowvae_gan", args)
     data = load_data(args.data, args.data_dir, args.image_size, args.limit, args.seed)

@@ -34,8 +34,8 @@ from torch import nn
 
 from data import batches, load as load_data, need_pairs, pairs
 from eval import (Run, accelerate, checkpoint, classes_of, classifier, command_line, curves, decay,
-                  decode, draw_swaps, draw_tsne, encode, flags, grid, held_out, number, parse,
-                  percent, pick, probe_codes, restore, settled, tell_codes)
+                  decode, draw_swaps, draw_tsne, encode, flags, grid, held_out, kl_divergence,
+                  number, parse, percent, pick, probe_codes, restore, settled, tell_codes)
 
 # What a flag is where it is not typed. Small sets need many epochs.
 PRESETS = {name: dict(s_dim=64, z_dim=64, epochs=epochs) for name, epochs in
@@ -150,11 +150,6 @@ def load(path, device="cpu"):
 
 
 # Objective
-
-
-def kl_divergence(mu, logvar):
-    """KL(N(mu, sigma^2) || N(0, 1)) in nats, elementwise."""
-    return 0.5 * (mu.square() + logvar.exp() - logvar - 1)
 
 
 def generate(enc, dec, x, noise, prior=None):

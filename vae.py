@@ -12,7 +12,7 @@ likelihood by importance sampling, a report.
         nats an image, the mean over the batch
   vae --iwae K: -log 1/K sum_k w_k, w_k = p(x|z_k) p(z_k) / q(z_k|x) (Burda et al. 2016)
 
-bernoulli_log_likelihood, gaussian_log_likelihood, kl_divergence and log_mean_exp below are the
+bernoulli_log_likelihood, gaussian_log_likelihood, kl_divergence and log_mean_exp in eval.py are the
 formulas by themselves. With --likelihood bernoulli on grey pixels the first term is the expectation
 over images binarised at random, a bound on their likelihood and not on the grey image's; --binarize
 (on for MNIST) draws them, afresh at every step and once from the seed for all that is measured.
@@ -28,16 +28,17 @@ validation and chooses the epoch. nae and its ae start from the same weights and
 batches; its saved epoch is the one that suits nae.
 """
 import argparse
-import math
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from data import DataError, batches, load as load_data
-from eval import (Run, accelerate, binarize, binarized, checkpoint, command_line, confusion,
-                  curves, decay, decode, draw_plane, encode, fid, flags, grid, nll, number,
-                  off_support, parse, percent, pick, restore, sample, scatter, svm_report, tsne)
+from eval import (Run, accelerate, bernoulli_log_likelihood, binarize, binarized, checkpoint,
+                  command_line, confusion, curves, decay, decode, draw_plane, encode, fid, flags,
+                  gaussian_log_likelihood, grid, kl_divergence, load_nets, log_mean_exp, nll,
+                  number, off_support, over, parse, percent, pick, sample, scatter, svm_report,
+                  tsne)
 
 COLOUR = ("sprites", "sprites2015", "svhn", "mnistm", "digitsm")
 SMOKE = dict(data="digits", epochs=2, nll_k=50, nll_n=100)
@@ -124,40 +125,11 @@ def build(shape, args):
 
 
 def load(path, device="cpu"):
-    """The trained networks {"enc": Encoder, "dec": Decoder} of a checkpoint such as RUN/best.pt,
-    ready for use; for nae the ae's beside them, as "ae_enc", "ae_dec"."""
-    content = checkpoint(path, "vae")
-    nets = build(content["shape"], content["args"])
-    return {k: restore(net, content["nets"][k], path).to(device).eval() for k, net in nets.items()}
+    """The trained networks of a checkpoint such as RUN/best.pt, by the names of `build`."""
+    return load_nets(path, "vae", build, device)
 
 
 # Objective
-
-
-def bernoulli_log_likelihood(x, logits):
-    """log p(x|z) in nats (...) of pixels x (..., C, H, W) in [0, 1] under Bernoullis with these
-    logits: the sum of x log p + (1 - x) log(1 - p), from logits, where log(0) does not occur."""
-    bce = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none")
-    return -bce.flatten(-3).sum(-1)
-
-
-def gaussian_log_likelihood(x, mean, sigma):
-    """log p(x|z) in nats (...), a density, of pixels x (..., C, H, W) under N(mean, sigma^2)."""
-    squared = ((x - mean) / sigma).square().flatten(-3).sum(-1)
-    return -0.5 * squared - x[0].numel() * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
-
-
-def kl_divergence(mu, logvar, prior_mu=0.0, prior_logvar=0.0):
-    """KL(N(mu, sigma^2) || N(prior_mu, prior_sigma^2)) in nats, elementwise; for the prior N(0, 1)
-    the paper's (appendix B) 1/2 (mu^2 + sigma^2 - log sigma^2 - 1)."""
-    prior_logvar = torch.as_tensor(prior_logvar, dtype=mu.dtype, device=mu.device)
-    ratio = ((mu - prior_mu).square() + logvar.exp()) / prior_logvar.exp()
-    return 0.5 * (ratio - logvar + prior_logvar - 1)
-
-
-def log_mean_exp(x, dim=0):
-    """log of the mean of exp(x) along `dim`, without overflow."""
-    return x.logsumexp(dim) - math.log(x.shape[dim])
 
 
 def likelihood(args):
@@ -257,13 +229,9 @@ def settle(nets, split):
         norm.running_var.copy_(code.var(0, correction=0))
 
 
-@torch.no_grad()
 def held_out(models, split, args):
     """losses over a split, with seeded z."""
-    rng, total = torch.Generator(split.x.device).manual_seed(args.seed), 0
-    for i in torch.arange(len(split), device=split.x.device).split(500):
-        total += losses(models, split.images(i), rng, args) * len(i) / len(split)
-    return total.tolist()
+    return over(split, lambda x, rng: losses(models, x, rng, args), args.seed).tolist()
 
 
 @torch.no_grad()
@@ -406,7 +374,8 @@ TITLES = {"ae": "Autoencoder", "nae": "Normalised autoencoder", "vae": "VAE"}
 
 
 def main(argv=None):
-    parser, groups = flags(__doc__, data=None, epochs=50, batch_size=128, lr=1e-3, fid=True)
+    parser, groups = flags(__doc__, data=None, epochs=50, batch_size=128, lr=1e-3, fid=True,
+                           nll=(5000, 1000))
     add = groups["model"].add_argument
     add("--model", choices=TITLES, default="vae", help="(default: vae)")
     add("--arch", choices=("fc", "conv"), default="fc", help="(default: fc)")
@@ -427,9 +396,6 @@ def main(argv=None):
         help="draw pixels as 0 or 1 (default: mnist with bernoulli)")
     add("--iwae", type=number(int, low=1, high=10_000), metavar="K",
         help="train on the bound of K samples")
-    for name, low, value, text in (("k", 1, 5000, "samples an image"), ("n", 2, 1000, "images")):
-        add(f"--nll-{name}", type=number(int, low=low), default=value, metavar=name.upper(),
-            help=f"{text} of the likelihood's estimate (default: {value:,})")
     args = parse(parser, argv, "vae", presets, SMOKE)
     if args.binarize is None:
         args.binarize = (args.model, args.data, args.likelihood) == ("vae", "mnist", "bernoulli")

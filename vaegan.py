@@ -14,17 +14,22 @@ and Algorithm 1 is `step`: one pass through each network, then each goes down a 
 so that Enc gets no gradient of L_GAN, Dis none of L_Dis_l, and gamma touches Dec alone. (The sign
 of Dis's line is a slip in print.) Terms are nats an image: a sum over latents or features, never a
 mean, and a mean over images. Dis_l is what the paper's code takes: the strided convolution that
-first has 8 pixels a side or fewer (fc: the second layer), before its batch norm and activation.
+has 7 or 8 pixels a side at 28, 32 and 64, before its batch norm and activation (fc: the second
+layer).
 
   python vaegan.py                        # Fashion-MNIST, fully connected
   python vaegan.py --loss gan             # L_prior + L_GAN alone, which cannot reconstruct
-  python vaegan.py --arch conv --data faces --width 64 --z-dim 128      # the paper's networks
+  python vaegan.py --arch conv --data yaleb --width 64 --z-dim 128      # the authors' networks
+
+With --loss gan Enc goes down L_prior - log Dis(x~): no term is left that compares x~ with x.
 
 Departures: Dec goes down -log Dis of its images, which teaches while Dis still wins; the paper's
 -L_GAN does not. x~ and x_p together weigh as much as x (as in the authors' code); their released
 scripts show Dis x_p alone: --fakes samples. There gamma is 1e-6 to 1e-5 for a sum over 12,288 or
-16,384 features; ours has fewer. Adam with beta1 0.5 and a cosine for RMSProp; --width 64 gives the
-paper's networks, but with LeakyReLU in Dis. --gate is the authors' rule that holds Dis or Dec back.
+16,384 features; ours has fewer. Adam with beta1 0.5 and a cosine for RMSProp, PyTorch's first
+weights, no weight decay; --width 64 gives the authors' networks, but with LeakyReLU in Dis, whose
+batch norm sees x, x~ and x_p together. --gate is the authors' rule that holds Dis or Dec back. The
+VAE beside has Bernoulli pixels and beta1 0.9.
 """
 import argparse
 import math
@@ -34,8 +39,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from data import batches, load as load_data
-from eval import (Run, accelerate, checkpoint, classes_of, classifier, command_line, curves, decay,
-                  decode, encode, fid, flags, grid, number, parse, percent, pick, restore)
+from eval import (Run, accelerate, bernoulli_log_likelihood, class_shares, classes_of, classifier,
+                  command_line, curves, decay, decode, descend, encode, fid, flags, grid,
+                  kl_divergence, load_nets, number, parse, percent, pick)
 
 SMOKE = dict(data="digits", limit=800, epochs=2)
 
@@ -139,19 +145,11 @@ def build(shape, args):
 
 
 def load(path, device="cpu"):
-    """The trained networks of a checkpoint such as RUN/best.pt by the names of `build`, ready for
-    use."""
-    content = checkpoint(path, "vaegan")
-    nets = build(content["shape"], content["args"])
-    return {k: restore(n, content["nets"].get(k), path).to(device).eval() for k, n in nets.items()}
+    """The trained networks of a checkpoint such as RUN/best.pt, by the names of `build`."""
+    return load_nets(path, "vaegan", build, device)
 
 
 # Objective
-
-
-def kl_divergence(mu, logvar):
-    """KL(N(mu, sigma^2) || N(0, 1)) in nats, elementwise; summed over latents L_prior."""
-    return 0.5 * (mu.square() + logvar.exp() - logvar - 1)
 
 
 def dis_llike(features, rebuilt):
@@ -168,8 +166,9 @@ def gan(real, *fakes):
 
 
 def gate(dis_real, dis_fake, equilibrium=0.68, margin=0.35):
-    """(whether Dec moves, whether Dis moves), 0-d bool: Dis rests where it knows either kind too
-    well, Dec where Dis knows either too badly; where both would rest, both move."""
+    """(whether Dec moves, whether Dis moves), 0-d bool on the device, from Dis's two terms in nats:
+    Dis rests where it knows either kind too well, Dec where Dis knows either too badly; where both
+    would rest, both move. The rule and its two numbers are the authors' released code's."""
     costs = torch.stack([dis_real, dis_fake]).detach()
     dec, dis = (costs <= equilibrium + margin).all(), (costs >= equilibrium - margin).all()
     return dec | ~dis, dis | ~dec
@@ -197,7 +196,7 @@ def forward(enc, dec, disc, x, noise, z_p, fakes="both"):
 
 
 def objectives(t, args):
-    """What Enc, Dec and Dis minimise, from the terms t of `forward`."""
+    """What Enc, Dec and Dis minimise, 0-d, from the terms t of `forward`."""
     dis = t["dis_real"] + t["dis_fake"]                     # -L_GAN
     pixels = args.pixel_weight * t["pixels"]
     if args.loss == "gan":
@@ -207,32 +206,15 @@ def objectives(t, args):
 
 
 def vae_terms(enc, dec, x, noise):
-    """The VAE's: -log p(x|z) with pixels as Bernoullis, and the KL, in nats an image."""
+    """(2,) of the VAE: -log p(x|z), pixels x (B, C, H, W) as Bernoullis, and the KL, means in nats
+    an image; noise (B, Z)."""
     mu, logvar = (part.to(x.dtype) for part in enc(x))
     logits = dec(mu + (0.5 * logvar).exp() * noise).to(x.dtype)
-    recon = F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / len(x)
-    return torch.stack([recon, kl_divergence(mu, logvar).sum(1).mean()])
+    recon = -bernoulli_log_likelihood(x, logits)
+    return torch.stack([recon.mean(), kl_divergence(mu, logvar).sum(1).mean()])
 
 
 # Training
-
-
-def move(opt, grads, go=None):
-    """opt.step() with these gradients; where `go`, a 0-d bool on the device, is false, weights and
-    moments stay as they were, and the host does not learn of it."""
-    weights = opt.param_groups[0]["params"]
-    for p, grad in zip(weights, grads):
-        p.grad = grad
-    if go is None:
-        return opt.step()
-    before = [(p.detach().clone(), {k: v.clone() for k, v in opt.state.get(p, {}).items()})
-              for p in weights]
-    opt.step()
-    for p, (weight, moments) in zip(weights, before):
-        p.data.copy_(torch.where(go, p, weight))
-        for key, value in opt.state[p].items():             # all zero before the first step
-            old = moments.get(key, torch.zeros_like(value))
-            value.copy_(torch.where(go.to(value.device), value, old))
 
 
 def step(nets, opts, x, noise, z_p, args, autocast, forward=forward):
@@ -241,10 +223,7 @@ def step(nets, opts, x, noise, z_p, args, autocast, forward=forward):
     with autocast():
         t = forward(*nets, x, noise, z_p, args.fakes)
     moves = gate(t["dis_real"], t["dis_fake"]) if args.gate else (None, None)
-    grads = [torch.autograd.grad(loss, list(net.parameters()), retain_graph=net is not nets[-1])
-             for loss, net in zip(objectives(t, args), nets)]
-    for opt, g, go in zip(opts, grads, (None, *moves)):
-        move(opt, g, go)
+    descend(objectives(t, args), opts, (None, *moves))
     if args.gate:
         t |= {"dec_moves": moves[0], "dis_moves": moves[1]}
     return {name: value.detach() for name, value in t.items()}
@@ -280,9 +259,7 @@ def train(run, data):
             if vae:
                 with cast():
                     both = of_vae(*vae, x, noise)
-                parts["opt_vae"].zero_grad()
-                both.sum().backward()
-                parts["opt_vae"].step()
+                descend([both.sum()], [parts["opt_vae"]])
                 t |= dict(zip(("vae_recon", "vae_kl"), both.detach()))
             terms.append(torch.stack([value.float() for value in t.values()]))
             run.progress(epoch, i + 1, steps)
@@ -332,6 +309,7 @@ def evaluate(run, data, nets):
                 "test_kl": kl_divergence(mu, logvar).sum(1).mean().item(),
                 "recon_class_acc": (classes_of(judge, recon) == test.y).float().mean().item(),
                 "spread": (drawn[key].var(0).sum() / x.var(0).sum()).item(),
+                "class_shares": class_shares(judge, drawn[key], len(data.classes)),
                 **{name: fid(args.fid, data, args.data_dir, images, seed, shows) for name, images in
                    (("fid", drawn[key]), ("fid_recon", recon))}}
     mean = data.train.images(slice(None)).mean(0)
@@ -341,18 +319,15 @@ def evaluate(run, data, nets):
         results[key] = logits.sigmoid().mean().item()
 
     with run.doing("figures"):
-        panels = {"L_Dis_l, nats an image": ["dis_llike"], "KL, nats an image": ["prior", "vae_kl"],
-                  "L_GAN's parts, nats": ["dis_real", "dis_fake", "dec_gan", "enc_gan"],
-                  "squared error an image": ["pixels", "val_pixels", "vae_val_pixels"],
-                  "-log p(x|z) of the VAE, nats": ["vae_recon"]}
-        there = {title: [key for key in keys if key in run.history[0]]
-                 for title, keys in panels.items()}
-        run.figure("curves", curves(run.history, {k: keys for k, keys in there.items() if keys}),
-                   "The first is in features that keep changing: it may rise while images get "
-                   "better. Pixels the VAE-GAN never trained on; there the VAE wins.")
+        run.figure("curves", curves(run.history, {
+            "L_Dis_l, nats an image": ["dis_llike"], "KL, nats an image": ["prior", "vae_kl"],
+            "L_GAN's parts, nats": ["dis_real", "dis_fake", "dec_gan", "enc_gan"],
+            "squared error an image": ["pixels", "val_pixels", "vae_val_pixels"],
+            "-log p(x|z) of the VAE, nats": ["vae_recon"]}),
+            "The first is in features that keep changing: it may rise while images get better.")
         run.figure("discriminator", curves(run.history, {
-            "how real Dis finds them": ["d_real", "d_recon", "d_sample"], **({
-                "share of steps that moved": ["dec_moves", "dis_moves"]} if args.gate else {})}),
+            "how real Dis finds them": ["d_real", "d_recon", "d_sample"],
+            "share of steps that moved": ["dec_moves", "dis_moves"]}),
             "D(x), D(x~), D(x_p), means over train. At 1, 0 and 0 Dis has won and teaches nothing.")
         run.figure("reconstructions", grid(torch.stack([x[ten], *rows.values()]),
                                            ["original", *rows]),
@@ -375,9 +350,11 @@ def tell(run, r):
            ("KL, nats an image", "test_kl"), ("variance of samples, of test images: 1", "spread"))),
         ("class recognised in reconstructions", *(percent(m["recon_class_acc"])
                                                   for m in there.values())),
+        ("rarest class among samples", *(percent(min(m["class_shares"])) for m in there.values())),
         *((f"Frechet distance of {text}", *(m[key] and m[key][value] for m in there.values()))
           for text, key, value in (("samples", "fid", "value"), ("as many train images", "fid",
-                                   "floor"), ("reconstructions", "fid_recon", "value")))],
+                                   "floor"), ("reconstructions", "fid_recon", "value"),
+                                   ("train images for test", "fid_recon", "floor")))],
         (f"Features: {g['fid']['features']}; {g['fid']['n']:,} samples. " if g["fid"] else "")
         + f"The mean train image has a squared error of {r['mean_image_mse']:.4g}; of the test "
         f"images themselves {percent(r['real_class_acc'])} are recognised.")
@@ -391,7 +368,7 @@ def tell(run, r):
                 f"reconstructs better (squared error {v['recon_mse']:.4f} and, VAE-GAN, "
                 f"{g['recon_mse']:.4f}); the class is recognised in "
                 f"{percent(v['recon_class_acc'])} and {percent(g['recon_class_acc'])}.")
-    if run.args.loss == "gan":
+    if run.args.loss == "gan" and not run.args.pixel_weight:
         run.say("L_prior + L_GAN ask that a reconstruction look real, not that it look like its "
                 f"image: the squared error is {g['recon_mse']:.4f}, that of the mean image "
                 f"{r['mean_image_mse']:.4f}, the class right in {percent(g['recon_class_acc'])}, "
@@ -402,9 +379,10 @@ def tell(run, r):
     run.say(f"Dis gives test images {percent(r['d_real'])}, reconstructions "
             f"{percent(r['d_recon'])}, samples {percent(r['d_sample'])}: "
             + ("it has won and teaches Dec little (try --gate, a lower --lr)." if won else
-               "neither side has won."))
-    if g["spread"] < 0.3:
-        run.say(f"Samples have collapsed: they vary {percent(g['spread'])} as much as real images.")
+               "it has lost." if r["d_sample"] > r["d_real"] else "neither side has won."))
+    if g["spread"] < 0.3 or min(g["class_shares"]) < 0.1 / len(g["class_shares"]):
+        run.say(f"Samples have collapsed: they vary {percent(g['spread'])} as much as real images, "
+                f"and a LeNet sees the rarest class in {percent(min(g['class_shares']))} of them.")
 
 
 def main(argv=None):

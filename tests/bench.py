@@ -468,12 +468,10 @@ def bench_gan(shape=(1, 28, 28), batch=128):
     x, z = torch.rand(batch, *shape), torch.randn(batch, 32)
 
     def plain():
-        opts[0].zero_grad()
-        flowvae_gan.generate(gen, disc, z, cast)[0].backward()
-        opts[0].step()
-        opts[1].zero_grad()
-        flowvae_gan.judge(disc, x, gen(z).sigmoid().detach(), cast)[0].backward()
-        opts[1].step()
+        for i, opt in enumerate(opts):
+            gen.zero_grad(), disc.zero_grad()
+            flowvae_gan.gan_losses(gen, disc, x, z)[i].backward()
+            opt.step()
 
     r, a, b = ratio(plain, lambda: flowvae_gan.gan_step(gen, disc, opts, x, z, cast))
     row("GAN step, mnist 28x28", "fakes made twice, unused gradients", a, b, r)

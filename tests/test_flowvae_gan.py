@@ -14,6 +14,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal, kl_dive
 
 import flowvae_gan
 from conftest import ROOT
+from data import DataError
 from eval import checkpoint, command_line, nll
 
 RNG = torch.Generator().manual_seed(0)
@@ -162,9 +163,7 @@ def test_kl_to_an_affine_flow_is_in_expectation_that_between_gaussians():
 def test_the_discretised_logistic_sums_to_one_over_256_values(logit, log_scale):
     x = (torch.arange(256).double() / 255).reshape(256, 1, 1, 1)
     logits = torch.full_like(x, logit)
-    log_p = flowvae_gan.logistic_log_likelihood(
-        x, logits, torch.tensor([[[log_scale]]]).double()
-    )
+    log_p = flowvae_gan.logistic_log_likelihood(x, logits, torch.tensor([[[log_scale]]]).double())
     assert math.isclose(log_p.exp().sum().item(), 1, rel_tol=1e-9)
     mean, scale = torch.tensor(logit).double().sigmoid(), math.exp(log_scale)
     cdf = ((torch.arange(257).double() - 0.5) / 255 - mean).div(scale).sigmoid()
@@ -187,8 +186,9 @@ def test_far_from_the_mean_the_logistic_is_finite_and_has_a_gradient_in_float32(
 def test_models_have_as_many_weights_within_a_tenth_and_take_every_size(shape, z_dim, width):
     nets = flowvae_gan.build(shape, {**ARGS, "z_dim": z_dim, "width": width})
     count = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
-    vae, gan = (sum(count[f"{a}_{b}"] for b in ("dec", c)) for a, c in
-                (("vae", "enc"), ("gan", "disc")))
+    vae, gan = (
+        sum(count[f"{a}_{b}"] for b in ("dec", c)) for a, c in (("vae", "enc"), ("gan", "disc"))
+    )
     assert abs(vae - gan) < 0.1 * min(vae, gan)
     assert vae == count["flow_joint_enc"] + count["flow_joint_dec"]
     if width == 4:
@@ -210,8 +210,9 @@ def test_both_vaes_start_from_the_same_weights_and_the_first_flow_loss_is_the_va
     args = argparse.Namespace(likelihood="bernoulli")
     x, noise = torch.rand(2000, 1, 28, 28), torch.randn(2000, 4)
     losses = [
-        flowvae_gan.vae_loss(*flowvae_gan.parts_of(nets, name), x, noise, args,
-                             contextlib.nullcontext)
+        flowvae_gan.vae_loss(
+            *flowvae_gan.parts_of(nets, name), x, noise, args, contextlib.nullcontext
+        )
         for name in ("vae", "flow_joint")
     ]
     assert torch.equal(losses[0][0], losses[1][0])
@@ -233,8 +234,9 @@ def test_a_gan_step_moves_each_by_its_own_loss():
 
     made = gen(z).sigmoid()
     want_gen, want_dis = bce(made, 1.0), bce(x, 0.9) + bce(made.detach(), 0.0)
-    torch.testing.assert_close(terms[:2].double(), torch.stack([want_gen, want_dis]).detach(),
-                               atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        terms[:2].double(), torch.stack([want_gen, want_dis]).detach(), atol=1e-5, rtol=1e-5
+    )
     for loss, net, grads in ((want_gen, gen, got[0]), (want_dis, disc, got[1])):
         weights = [p for name, p in net.named_parameters() if name != "log_scale"]
         for a, b in zip(torch.autograd.grad(loss, weights), grads, strict=True):
@@ -258,12 +260,24 @@ def test_a_flow_fitted_to_codes_gets_their_likelihood():
     args = argparse.Namespace(batch_size=100, seed=0, z_dim=2, couplings=4, epochs=12, lr=5e-3)
     logvar = torch.full((2000, 2), -20.0)
     train, val = ([(3 + 0.5 * randn(2000, 2)).float(), logvar] for _ in range(2))
-    fitted, curve = flowvae_gan.fit_flow(train, val, args)
+
+    def fresh():
+        torch.manual_seed(0)
+        return flowvae_gan.RealNVP(2, 4)
+
+    fitted, curve = flowvae_gan.fit_flow(fresh(), train, val, args)
     truth = Independent(Normal(torch.full((2,), 3.0), 0.5), 1)
     want = -truth.log_prob(val[0]).mean().item()
     assert curve.shape == (12, 3) and want - 0.05 < curve[:, 1].min().item() < want + 0.1
-    again, _ = flowvae_gan.fit_flow(train, val, args)
+    again, _ = flowvae_gan.fit_flow(fresh(), train, val, args)
     assert all(torch.equal(p, q) for p, q in zip(fitted.parameters(), again.parameters()))
+
+
+def test_a_flow_whose_loss_is_not_finite_is_a_sentence():
+    args = argparse.Namespace(batch_size=100, seed=0, epochs=3, lr=1e-3)
+    codes = [torch.full((200, 2), math.nan), torch.zeros(200, 2)]
+    with pytest.raises(DataError, match="not finite in its epoch 1"):
+        flowvae_gan.fit_flow(flowvae_gan.RealNVP(2, 4), codes, codes, args)
 
 
 # the run

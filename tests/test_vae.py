@@ -27,6 +27,7 @@ ARGS = {
     "ae": None,
 }
 TINY = ["--data", "digits", "--limit", "400", "--batch-size", "32", "--device", "cpu"]
+TINY += ["--fid", "none"]
 
 
 def randn(*shape):
@@ -204,7 +205,7 @@ def test_smoke_writes_every_figure_and_key_and_says_that_it_is_one(smoke):
 
 
 def test_nae_trains_ae_beside_it_or_takes_one_that_is_given(tmp_path):
-    flags = [*TINY, "--epochs", "2", "--fid", "none", "--data-dir", tmp_path]
+    flags = [*TINY, "--epochs", "2", "--data-dir", tmp_path]
     assert run_main("--model", "nae", *flags, "--smoke", "--out", tmp_path / "nae") == 0
     r = json.loads((tmp_path / "nae" / "results.json").read_text())
     assert set("test_mse fid code_mean code_std off_support svm_rbf".split()) < set(r)

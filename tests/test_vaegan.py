@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Independent, Normal, kl_divergence
 
+import eval as evaluation
 import vaegan
 from conftest import ROOT
 from eval import checkpoint, command_line
@@ -20,6 +21,7 @@ RNG = torch.Generator().manual_seed(0)
 FIGURES = {"curves", "discriminator", "reconstructions", "samples"}
 ARGS = {"arch": "fc", "width": 9, "z_dim": 3, "seed": 0, "baseline": False}
 TINY = ["--data", "digits", "--limit", "400", "--batch-size", "32", "--device", "cpu"]
+TINY += ["--fid", "none"]
 
 
 def randn(*shape):
@@ -192,10 +194,10 @@ def test_a_skipped_update_leaves_weights_and_moments_and_one_that_goes_is_the_pl
         before = {"p": gated.detach().clone()} | {
             k: v.clone() for k, v in opt.state.get(gated, {}).items()
         }
-        vaegan.move(opt, [grad * (1 if go else math.nan)], torch.tensor(go))
+        evaluation.move(opt, [grad * (1 if go else math.nan)], torch.tensor(go))
         after = {"p": gated.detach()} | opt.state[gated]
         if go:
-            vaegan.move(opt_plain, [grad])
+            evaluation.move(opt_plain, [grad])
         else:
             assert all(torch.equal(after[k], v) for k, v in before.items())
         if opt_plain.state:
