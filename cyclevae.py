@@ -18,7 +18,7 @@ weight 2 is a Gaussian's nats at variance 1/4. The authors' code divides (D = C 
 A factor on a loss with an Adam of its own cancels (up to its eps): 2 : 3 counts, the 10 is inert.
 
   python cyclevae.py                 # 8 minutes on two cores: s names 99.7 %, sampled z 0.1 %
-  python cyclevae.py --data mnist    # the paper's Table 1: 1 to 2 hours, see README
+  python cyclevae.py --data mnist    # 83 minutes on one: s 98.7 %, sampled z 16.3 %, Table 1
 
 Departures: pairs are drawn anew all the time, never an image with itself (the authors' loader
 freezes those of its first pass, 313 steps, for all epochs); the step size falls as a cosine, where

@@ -65,13 +65,12 @@ def presets(args):
 class Shallow(nn.Module):
     """Section 4.1: x (N, 2) -> G_y (2, N), G_d (1, N), 1 for the source, and G_f (hidden, N).
 
-    Vectors are columns, as on the page; the seeds, where given, are the first dimension of all.
-    recent: accuracies on the target after the last 100 epochs."""
+    Vectors are columns, as on the page; the seeds, where given, are the first dimension of all."""
 
     def __init__(self, hidden, *seeds):
         super().__init__()
         for name, shape in dict(W=(hidden, 2), b=(hidden, 1), V=(2, hidden), c=(2, 1),
-                                u=(hidden, 1), d=(1, 1), recent=(100,)).items():
+                                u=(hidden, 1), d=(1, 1)).items():
             self.register_buffer(name, torch.zeros(*seeds, *shape, dtype=torch.float64))
 
     def forward(self, x):
@@ -218,7 +217,8 @@ def lambda_p(p):
 
 @np.errstate(over="ignore", invalid="ignore")               # Run.check puts it into a sentence
 def train_moons(run, source, target):
-    """Trains NN and DANN, every seed at once; best.pt is the last epoch."""
+    """Trains NN and DANN, every seed at once; best.pt is the last epoch. run.kept: accuracies on the
+    target after the last 100 epochs (seeds, 100), the latest first."""
     args, bound = run.args, math.sqrt(6 / (run.args.hidden + 2))
     nets = {name: Shallow(args.hidden, args.seeds) for name in ("nn", "dann")}
     draws = np.empty((args.epochs, args.points, args.seeds), int)
@@ -234,7 +234,8 @@ def train_moons(run, source, target):
         for name, net in nets.items():
             algorithm_1(net, source, target, draws[epoch], args.lam, mu, name == "dann")
             found = scores(net, source, target)
-            net.recent = torch.cat([found["target"][:, None], net.recent[:, :-1]], 1)
+            before = run.kept.get(name, found["target"][:, None][:, :0])
+            run.kept[name] = torch.cat([found["target"][:, None], before[:, :99]], 1)
             terms |= {f"{name}_{key}": value.mean().item() for key, value in found.items()}
         run.log(args.points * args.seeds, **terms)
         run.save(-epoch, nets)
@@ -326,8 +327,7 @@ def evaluate_moons(run, source, target, nets):
             "size the DANN's on the target swings by some points from epoch to epoch.")
     keys = ("source", "target", "target_last100", "domain")
     for (name, net), script in zip(nets.items(), SCRIPT.get(args.points, (None, None))):
-        found = {**scores(net, source, target),
-                 "target_last100": net.recent[:, :len(run.history)].mean(1)}
+        found = {**scores(net, source, target), "target_last100": run.kept[name].mean(1)}
         r[name] = over_seeds({key: found[key].tolist() for key in keys})
         rows.append((name.upper(), *(spread(r[name], key) for key in keys),
                      percent(found["target"].min().item()), percent(script)))

@@ -259,7 +259,7 @@ class Run:
         self.script, self.args, self.started = script, args, time.perf_counter()
         self.history, self.best, self.best_epoch, self.earlier = [], math.inf, None, 0.0
         self.tables, self.figures, self.sentences = [], [], []
-        self.kept = {}                                      # pictures of earlier epochs, by name
+        self.kept = {}                                      # tensors for the figures, by name
         self.device = find_device(args.device)
         if args.out is None:
             kind, _, path = args.data.partition(":")
@@ -1499,6 +1499,7 @@ def table(folder):
         header = [f"{script}.py", *(key.removeprefix("args.").replace(".", " ").replace("_", " ")
                                        for key in TABLES[script])]
         lines += ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
+        lines.append("")                                    # ends a table
     return "\n".join(lines)
 
 
