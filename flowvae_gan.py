@@ -22,11 +22,12 @@ count). On MNIST they are drawn as 0 or 1 for the VAEs, at every step and once f
   python flowvae_gan.py --data svhn --width 64
 
 Departures: Enc is Dis's trunk, Dec is Gen, all of DCGAN's shapes (28 pixels end in 3x3), half as
-wide (--width 64 is theirs); a VAE's output starts at the mean image. The flow is 8 couplings of
-MLPs with scales bounded by 2 tanh, and the identity at first; for a tenth of training the KL's
+wide (--width 64 is theirs); what Dec and Gen draw starts at the mean image. The flow is 8 couplings
+of MLPs with scales bounded by 2 tanh, and the identity at first; for a tenth of training the KL's
 weight rises from 0 to 1, since a code may die under a joint flow. Dis is to give real images 0.9,
 which holds it back. VAE and flow: Adam 1e-3; GAN: 2e-4, beta1 0.5, all on a cosine. Saved are each
-VAE's epoch of the lowest validation loss and the GAN's last.
+VAE's epoch of the lowest validation loss and the GAN's last. Lines between codes are straight, for
+the GAN too.
 """
 import argparse
 import contextlib
@@ -106,7 +107,7 @@ class Decoder(nn.Module):
             layers += [nn.BatchNorm2d(before), nn.ReLU(),
                        nn.ConvTranspose2d(before, after, 4, 2, 1, twice - 2 * side)]
         layers[-1].bias = None                              # but the picture's, which train starts
-        self.bias = nn.Parameter(torch.zeros(*shape))       # at the mean image for a VAE
+        self.bias = nn.Parameter(torch.zeros(*shape))       # at the mean image
         self.net = nn.Sequential(*layers).apply(dcgan_init)
         self.log_scale = nn.Parameter(torch.full((shape[0], 1, 1), -3.0))   # of the logistics
 
@@ -249,8 +250,10 @@ def train(run, data, seen):
     args, device, split = run.args, run.device, data.train
     best = {name: net.to(device) for name, net in build(run.shape, vars(args)).items()}
     print("weights:", ", ".join(f"{name} {weights(net):,}" for name, net in best.items()))
-    for name in best.keys() & {"vae_dec", "flow_joint_dec"}:
-        best[name].bias.data = split.images(slice(None)).mean(0).clamp(0.001, 0.999).logit()
+    mean = split.images(slice(None)).mean(0).clamp(0.001, 0.999).logit()
+    for name in best:
+        if name.endswith("dec"):
+            best[name].bias.data = mean.clone()
     now, trained = copy.deepcopy(best), [name for name in models(vars(args)) if name in COLUMNS]
     ten = torch.randn(10, args.z_dim, generator=torch.Generator().manual_seed(args.seed)).to(device)
     opts, parts = {}, {f"now_{name}": net for name, net in now.items()}

@@ -15,8 +15,9 @@ nats. In this unit the released weights are swap 4, own 2, KL 0.6, adversary 0.0
 al.'s port, 2 for squared error to 1 for the KL, z holds 19 nats and gives away 66.8 % of the
 digits. Here z is scarcer, and drops the class first.
 
-  python mathieu.py                    # MNIST, half an hour on one core; see README
-  python mathieu.py --adv-weight 0     # the ablation: no adversary, a quarter of an hour
+  python mathieu.py                    # MNIST, 28 minutes on a core: s 99.4 %, sampled z 27.5 %
+  python mathieu.py --adv-weight 0     # the ablation: no adversary, 16 minutes
+  python mathieu.py --data yaleb       # 26 minutes: the person from s 99.0 %, the light in z
 
 Departures: z' is from the prior for half of the images (that path of the released code trains
 nothing); logvar is log sigma^2 throughout (theirs is log sigma in the KL's gradient); z does not

@@ -15,6 +15,7 @@ from PIL import Image
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 import eval as evaluation
+from conftest import ROOT
 from data import DataError, load, torchvision
 from eval import (
     classes_of,
@@ -254,6 +255,17 @@ def test_table_reads_results_and_refuses_what_is_none(tmp_path):
     (tmp_path / "a" / "results.json").write_text("{")
     with pytest.raises(DataError, match="damaged"):
         table(tmp_path)
+
+
+def test_table_has_a_table_for_every_script_and_the_measured_runs_fill_their_columns():
+    assert {f"{script}.py" for script in evaluation.TABLES} <= {p.name for p in ROOT.glob("*.py")}
+    for block in table(ROOT / "assets").strip().split("\n\n"):
+        header, _, *rows = (
+            [c.strip() for c in line.split("|")[1:-1]] for line in block.split("\n")
+        )
+        assert rows and all(len(row) == len(header) for row in rows)
+        empty = [name for name, *column in zip(header, *rows) if set(column) == {"–"}]
+        assert header[0] == "dann.py" or not empty, empty  # dann.py: two tasks, two sets of columns
 
 
 @pytest.mark.parametrize("kernel", ["linear", "rbf"])
