@@ -288,7 +288,7 @@ OWN = {
                 "--couplings": ("0", "1.5"),
                 "--likelihood": ("poisson",),
                 "--gan-lr": ("0", "nan"),
-                "--warm-up": ("0", "2"),
+                "--warm-up": ("-1", "2"),
                 "--real-target": ("0", "1.1"),
                 "--nll-k": ("0",),
                 "--nll-n": ("1",),
