@@ -254,6 +254,9 @@ def test_an_interpolation_begins_and_ends_at_its_points_and_is_a_line_in_the_bas
     steps = line.diff(dim=0)
     torch.testing.assert_close(steps, steps[:1].expand_as(steps), atol=1e-5, rtol=0)
     assert not with_flow or not torch.allclose(codes.diff(dim=0)[0], codes.diff(dim=0)[1])
+    dec = flowvae_gan.Decoder((1, 28, 28), {**ARGS, "z_dim": 5}).double().eval()
+    for k, end in ((0, a), (-1, b)):
+        torch.testing.assert_close(dec(codes)[k], dec(end))
 
 
 def test_a_flow_fitted_to_codes_gets_their_likelihood():
@@ -278,6 +281,32 @@ def test_a_flow_whose_loss_is_not_finite_is_a_sentence():
     codes = [torch.full((200, 2), math.nan), torch.zeros(200, 2)]
     with pytest.raises(DataError, match="not finite in its epoch 1"):
         flowvae_gan.fit_flow(flowvae_gan.RealNVP(2, 4), codes, codes, args)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({}, ["nats of log p(x) against N(0, I)", "it has not won", "GAN 22.9"]),
+        ({"gan_d_real": 0.89, "gan_d_fake": 0.01}, ["it has won"]),
+        ({"spread": 0.1}, ["they have collapsed"]),
+        ({"class_shares": [0.001, 0.999]}, ["they have collapsed"]),
+        ({"vae_kl": 0.1}, ["z is dead"]),
+    ],
+)
+def test_the_report_says_what_the_numbers_show(changes, words):
+    """From a measured run, where nothing collapsed, with numbers changed."""
+    r = json.loads((ROOT / "assets" / "flowvae_gan-mnist-results.json").read_text())
+    row = {"epoch": 12, "gan_d_real": 0.76, "gan_d_fake": 0.14, "gan_train": 0.6, "gan_val": 0.6}
+    for name in ("vae", "flow_joint"):
+        row |= {f"{name}_train": 95.0, f"{name}_val": 96.0, f"{name}_kl": 30.0}
+    for key, value in changes.items():
+        (row if key in row else r["gan"])[key] = value
+    said, args = [], argparse.Namespace(**r["args"])
+    run = argparse.Namespace(args=args, history=[row], say=said.append, table=lambda *_: None)
+    flowvae_gan.tell(run, r)
+    assert all(word in " ".join(said) for word in words), said
+    for word, keys in (("collapsed", {"spread", "class_shares"}), ("dead", {"vae_kl"})):
+        assert (word in " ".join(said)) == (not keys.isdisjoint(changes))
 
 
 # the run

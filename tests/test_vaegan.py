@@ -206,6 +206,31 @@ def test_a_skipped_update_leaves_weights_and_moments_and_one_that_goes_is_the_pl
                 assert torch.equal(opt.state[gated][key], value)
 
 
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({}, ["nearer to real images", "neither side has won"]),
+        ({"d_real": 0.99, "d_sample": 0.01}, ["it has won and teaches Dec little"]),
+        ({"d_real": 0.2, "d_sample": 0.6}, ["it has lost"]),
+        ({"spread": 0.1}, ["Samples have collapsed"]),
+        ({"class_shares": [0.005, 0.995]}, ["Samples have collapsed"]),
+        ({"test_kl": 0.1}, ["z is dead"]),
+        ({"loss": "gan"}, ["cannot reconstruct"]),
+    ],
+)
+def test_the_report_says_what_the_numbers_show(changes, words):
+    """From a measured run, where nothing collapsed, with numbers changed."""
+    measured = (ROOT / "assets" / "vaegan-fashion-results.json").read_text()
+    r, said = json.loads(measured), []
+    args = argparse.Namespace(loss=changes.get("loss", "full"), pixel_weight=0)
+    for key, value in changes.items():
+        (r if key in r else r["vaegan"])[key] = value
+    run = argparse.Namespace(args=args, say=said.append, table=lambda *_: None)
+    vaegan.tell(run, r)
+    assert all(word in " ".join(said) for word in words), said
+    assert ("collapsed" in " ".join(said)) == (not {"spread", "class_shares"}.isdisjoint(changes))
+
+
 # the run
 
 
