@@ -217,8 +217,8 @@ def lambda_p(p):
 
 @np.errstate(over="ignore", invalid="ignore")               # Run.check puts it into a sentence
 def train_moons(run, source, target):
-    """Trains NN and DANN, every seed at once; best.pt is the last epoch. run.kept: accuracies on the
-    target after the last 100 epochs (seeds, 100), the latest first."""
+    """Trains NN and DANN, every seed at once; best.pt is the last epoch. run.kept: accuracies on
+    the target after the last 100 epochs (seeds, 100), the latest first."""
     args, bound = run.args, math.sqrt(6 / (run.args.hidden + 2))
     nets = {name: Shallow(args.hidden, args.seeds) for name in ("nn", "dann")}
     draws = np.empty((args.epochs, args.points, args.seeds), int)
@@ -333,8 +333,8 @@ def evaluate_moons(run, source, target, nets):
                      percent(found["target"].min().item()), percent(script)))
     run.table("Accuracies", ("", "source", "target", "target, mean of the last 100 epochs",
                              "domain", "target, worst seed", "target, authors' script"), rows,
-              f"After the last epoch, {args.seeds} seeds, ± their deviation. Of the authors' script "
-              "five seeds, run by us.")
+              f"After the last epoch, {args.seeds} seeds, ± their deviation. Of the authors' "
+              "script five seeds, run by us.")
     run.say(f"On the turned moons the DANN is right at {spread(r['dann'], 'target')}, the NN at "
             f"{spread(r['nn'], 'target')}; their domain regressors at "
             f"{percent(r['dann']['domain'])} and {percent(r['nn']['domain'])} (chance 50 %).")

@@ -1338,8 +1338,8 @@ def draw_moons(run, nets, source, target):
             row[3].contour(*mesh, neuron, [0.5], colors=f"C{k % 10}")
         row[0].set_ylabel(name.upper(), fontsize=15)
     run.figure("panels", figure, "Fig. 2. The NN should cut A and D wrongly, put A beside B and C "
-               "beside D, and find the turn with its domain regressor (blue: the source, black: the "
-               "target) and its hidden neurons; the DANN should do none of this.")
+               "beside D, and find the turn with its domain regressor (blue: the source, black: "
+               "the target) and its hidden neurons; the DANN should do none of this.")
 
 
 def draw_plane(run, name, decode, train, test, data):
