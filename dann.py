@@ -43,7 +43,8 @@ from eval import (Run, accelerate, checkpoint, classes_of, command_line, curves,
                   draw_moons, flags, grid, number, over_seeds, parse, percent, pick,
                   proxy_a_distance, restore, spread)
 
-MODELS = {"source_only": "source only", "dann": "DANN", "target_only": "train on target"}
+MODELS = {"source_only": "source only", "dann": "DANN", "target_only": "train on target",
+          "average": "DANN, averaged weights"}
 TABLE_2 = {("mnist", "mnistm"): (0.5225, 0.7666, 0.9596),
            ("svhn", "mnist"): (0.5490, 0.7385, 0.9942)}
 SCRIPT = {150: (0.823, 0.945), 300: (0.779, 0.882)}         # the authors' moons, mean of five seeds
@@ -277,8 +278,9 @@ def train_images(run, source, target):
         net.mean[:, :, 0, 0] = means if args.mean == "domain" else means.mean(0)
         net.to(device, memory_format=torch.channels_last)   # a step takes a third less
         trio = {name: copy.deepcopy(net) for name in names(k)}
-        opts[f"opt_{k}"] = torch.optim.SGD([p for n in trio.values() for p in n.parameters()],
-                                           args.lr, momentum=0.9, fused=device.type != "mps")
+        opts[f"opt_{k}"] = torch.optim.SGD(
+            [p for n in list(trio.values())[:3] for p in n.parameters()], args.lr, momentum=0.9,
+            fused=device.type != "mps")
         rngs[f"rng_{k}"] = torch.Generator(device).manual_seed(args.seed + k)
         nets |= trio
     fast, steps = accelerate(args, device, objective), len(source.train) // half
@@ -287,7 +289,9 @@ def train_images(run, source, target):
     for epoch in range(run.resume(nets, **opts, **rngs), args.epochs):
         terms = []
         for k, (opt, rng) in enumerate(zip(opts.values(), rngs.values())):
-            trio = [nets[name].train() for name in names(k)]
+            *trio, average = [nets[name].train() for name in names(k)]
+            weights = [[w for w in net.state_dict().values() if w.is_floating_point()]
+                       for net in (average, trio[1])]
             torch.manual_seed(args.seed + k + args.seeds * epoch)     # for dropout
             others = (t for _ in itertools.count() for t in batches(target.train, half, rng))
             for i, (s, t) in enumerate(zip(batches(source.train, half, rng), others)):
@@ -296,8 +300,11 @@ def train_images(run, source, target):
                 terms.append(step(trio, opt, source.train.images(s), source.train.y[s],
                                   target.train.images(t), target.train.y[t], lambda_p(p),
                                   args.domain_weight, *fast))
+                since = (p - 0.9) * args.epochs * steps     # 1 and more: in the last tenth
+                torch._foreach_lerp_(*weights, 1 / max(1, since))
                 run.progress(epoch, k * steps + i + 1, args.seeds * steps)
-        means = run.means((*(f"{name}_loss" for name in MODELS), "domain", "domain_acc"), terms)
+        means = run.means((*(f"{name}_loss" for name in list(MODELS)[:3]), "domain",
+                           "domain_acc"), terms)
         for m, name in enumerate(MODELS):
             means[f"{name}_target"] = sum(accuracy(nets[names(k)[m]], watched, 1)
                                           for k in range(args.seeds)) / args.seeds
@@ -351,7 +358,7 @@ def evaluate_images(run, source, target, nets):
                         for domain, (key, split) in enumerate(zip(("source", "target"), sets))}
                  for m, name in enumerate(MODELS)}
         r = {name: over_seeds(values) for name, values in found.items()} | {"seeds": args.seeds}
-        low, dann, high = (r[name]["target"] for name in MODELS)
+        low, dann, high, _ = (r[name]["target"] for name in MODELS)
         r["gap_covered"] = (dann - low) / (high - low) if high > low else None
     with run.doing("features, proxy A-distance, t-SNE"):
         some = [pick(split.y, 100 if args.smoke else 2000, seed) for split in sets]
@@ -394,7 +401,7 @@ def tell(run, found, r):
     run.table("Table 2, accuracies", ("", "target, paper", "target", "worst seed", "source"), [
         *((MODELS[name], percent(theirs), spread(r[name], "target"),
            percent(min(found[name]["target"])), spread(r[name], "source"))
-          for name, theirs in zip(MODELS, paper or (None,) * 3)),
+          for name, theirs in zip(MODELS, (*(paper or (None,) * 3), None))),
         ("gap covered", percent(gap), percent(r["gap_covered"]), "", "")],
         f"Last epoch, {args.seeds} seeds, ± their deviation. The gap covered is (DANN - source "
         "only) / (train on target - source only), from the accuracies here"
@@ -414,7 +421,7 @@ def tell(run, found, r):
     if r["domain_acc"] > 0.9:
         run.say("The domains are still told apart: adaptation needs more --epochs, or more "
                 "--domain-weight.")
-    for k, (plain, dann, _) in enumerate(zip(*(found[name]["source"] for name in MODELS))):
+    for k, (plain, dann, *_) in enumerate(zip(*(found[name]["source"] for name in MODELS))):
         if dann < 0.9 * plain:
             run.say(f"Seed {args.seed + k} collapsed, or stopped early: its DANN names only "
                     f"{percent(dann)} of the source, {percent(plain)} without adaptation. Lower "

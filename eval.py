@@ -124,7 +124,7 @@ def parse(parser, argv, script, presets, smoke):
     and the defaults.
 
     With --resume or --eval-only they are the saved run's; only --device, --data-dir and, with
-    --resume and upwards, --epochs may differ. `command` keeps the command line for the report."""
+    --resume and upwards, --epochs may differ. `command` is what to type for the same training."""
     unset = argparse.Namespace(**{action.dest: None for action in parser._actions})
     typed = {k: v for k, v in vars(parser.parse_args(argv, unset)).items() if v is not None}
     args = vars(parser.parse_args([]))
@@ -148,9 +148,16 @@ def parse(parser, argv, script, presets, smoke):
         args.update(presets({**args, **smoke, **typed}) if callable(presets) else
                     presets.get({**args, **smoke, **typed}["data"].partition(":")[0], {}))
         args.update(smoke)
-    args.update(typed)
-    words = sys.argv[1:] if argv is None else argv
-    return argparse.Namespace(**args, command=shlex.join(["python", f"{script}.py", *words]))
+    words = [args.pop("command", f"python {script}.py")]    # with --resume the saved run's
+    for key, value in typed.items():
+        if key not in (*HERE, "device", "data_dir") and not (again and value == args[key]):
+            no, values = "no-" * (value is False), value if isinstance(value, list) else [value]
+            words += [f"--{no}{key.replace('_', '-')}",
+                      *(shlex.quote(str(v)) for v in values if not isinstance(v, bool))]
+    return argparse.Namespace(**{**args, **typed}, command=" ".join(words))
+
+
+HERE = ("resume", "eval_only", "overwrite", "out")          # flags that are no part of a training
 
 
 def saved_arguments(folder, script, resume):
@@ -265,8 +272,8 @@ class Run:
             kind, _, path = args.data.partition(":")
             name = "-".join([script, kind, Path(path).name] if path else [script, kind])
             name = re.sub(r"[^\w.]+", "-", name)
-            names = (Path("runs") / (name + f"-{n}" * (n > 1)) for n in range(1, 10**6))
-            self.folder = next(folder for folder in names if not folder.exists())
+            self.names = (Path("runs") / (name + f"-{n}" * (n > 1)) for n in range(1, 10**6))
+            self.folder = next(folder for folder in self.names if not folder.exists())
             return
         self.folder = Path(args.out)
         if self.folder.exists() and not self.folder.is_dir():
@@ -290,6 +297,14 @@ class Run:
                 raise DataError(f"{path} was trained on images of {content['shape']} in "
                                 f"{content['n_classes']} classes, and {self.args.data} holds "
                                 f"{self.shape} in {self.n_classes}.")
+        while self.args.out is None:                        # a run just begun may have taken it
+            try:
+                self.folder.mkdir(parents=True)
+                break
+            except FileExistsError:
+                self.folder = next(self.names)
+        if again != "--eval-only":
+            self.claim()
         names = ("results.json", "report.html") if again else RUN_FILES
         for old in [*(self.folder / name for name in names), *self.folder.glob("figures/*.png")]:
             old.unlink(missing_ok=True)
@@ -300,13 +315,26 @@ class Run:
             Run.go_on = f"--resume --epochs {self.args.epochs} --out {out}"
             write(self.folder / "args.json",
                   json.dumps({"script": self.script, **self.saved_args()}, indent=1))
+            self.claim()
         print(f"{self.folder}: {self.args.data}, {len(data.train):,} training examples of "
               f"{'x'.join(map(str, self.shape))}, {self.device}, {torch.get_num_threads()} threads",
               flush=True)
 
+    def claim(self):
+        """Locks args.json, if it is there, until this process ends; DataError where another process
+        has, and so trains in this folder."""
+        try:
+            import fcntl                                    # not on Windows
+            self.lock = open(self.folder / "args.json", "r+")
+            fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (ImportError, FileNotFoundError):
+            pass
+        except BlockingIOError:
+            raise DataError(f"Another run is training in {self.folder}: wait for its end, or give "
+                            "another --out.") from None
+
     def saved_args(self):
-        leave = ("resume", "eval_only", "overwrite", "out", "command")
-        return {k: v for k, v in vars(self.args).items() if k not in leave}
+        return {k: v for k, v in vars(self.args).items() if k not in HERE}
 
     def resume(self, nets, **parts):
         """Puts last.pt into networks, optimisers and generators; returns the epochs done."""
@@ -421,7 +449,8 @@ class Run:
     def finish(self, title, results):
         """Writes results.json (plain numbers, unrounded) and report.html, self-contained."""
         args = self.saved_args()
-        results = {"script": self.script, "data": args["data"], "args": args,
+        results = {"script": self.script, "data": args["data"], "command": args.pop("command"),
+                   "args": args,
                    "versions": {"python": platform.python_version(), "torch": torch.__version__},
                    "device": str(self.device), "threads": torch.get_num_threads(),
                    "seconds": self.earlier + time.perf_counter() - self.started,
@@ -1458,56 +1487,100 @@ def compare(a, b, features="lenet", data=None, data_dir="data", device="auto"):
 
 # python eval.py table DIR
 
-TABLES = {"cyclevae": ("epochs", "seconds", "test_recon", "test_kl", "live_dims", "s_test_acc",
-                       "z_test_acc", "z_mean_test_acc", "chance")}
-TABLES |= {
-    "mathieu": ("args.arch", "args.s_dim", "args.z_dim", "args.adv_weight", *TABLES["cyclevae"],
-                "swap_class_acc", "settled"),
-    "vae": ("args.model", "args.arch", "args.z_dim", "epochs", "seconds", "test_mse", "test_elbo",
-            "nll.nats", "nll.stderr", "svm_linear.accuracy", "svm_rbf.accuracy", "fid.value",
-            "fid.floor"),
-    "dann": ("points", "args.decay", "args.arch", "args.domain_weight", "epochs", "seconds",
-             "seeds", "nn.target", "source_only.target", "dann.target", "dann.target_std",
-             "target_only.target", "gap_covered", "pad_source_only", "pad_dann"),
-    "vaegan": ("args.arch", "args.loss", "args.gamma", "epochs", "seconds", "vae.recon_mse",
-               "vaegan.recon_mse", "vae.recon_class_acc", "vaegan.recon_class_acc",
-               "vae.fid.value", "vaegan.fid.value", "vaegan.fid.floor"),
-    "flowvae_gan": ("epochs", "seconds", *(f"{name}.{key}" for name, keys in (
-        ("vae", ("nll.nats", "fid.value")), ("flow_joint", ("nll.nats", "fid.value")),
-        ("flow_after", ("nll.nats", "fid.value")), ("gan", ("fid.value", "fid.floor")))
-        for key in keys))}
+# What a run's row says: {key:%} is a share, :± one with its deviation over seeds, :nats a mean with
+# its standard error; a part of which the run has no number is left out.
+CODES = ("s {s_test_acc:%}", "z {z_test_acc:%}", "mean of z {z_mean_test_acc:%}",
+         "chance {chance:%}", "KL {test_kl:.2f} nats in {live_dims} dimensions",
+         "squared error {test_recon:.1f}")
+OURS = {
+    "cyclevae": CODES,
+    "mathieu": (*CODES, "class of s in {swap_class_acc:%} of swaps"),
+    "vae": ("NLL {nll:nats}", "bound {test_elbo:.2f} nats", "SVM linear {svm_linear.accuracy:%}",
+            "RBF {svm_rbf.accuracy:%}", "squared error a pixel {test_mse:.4f}",
+            "distance of samples {fid.value:.1f}",
+            "draws where no code lies {off_support:%}",
+            "beside it the ae: {beside.test_mse:.4f}, {beside.fid.value:.1f}, "
+            "{beside.off_support:%}"),
+    "dann": ("NN {nn.target:±}", "DANN {dann.target:±}", "last 100 epochs NN "
+             "{nn.target_last100:±}, DANN {dann.target_last100:±}",
+             "its weights averaged {average.target:±}", "source only {source_only.target:±}",
+             "train on target {target_only.target:±}", "gap covered {gap_covered:%}"),
+    "vaegan": ("distance of samples {vaegan.fid.value:.1f}, the VAE's {vae.fid.value:.1f}",
+               "of reconstructions {vaegan.fid_recon.value:.1f}, {vae.fid_recon.value:.1f}",
+               "squared error a pixel {vaegan.recon_mse:.4f}, {vae.recon_mse:.4f}",
+               "class seen {vaegan.recon_class_acc:%}, {vae.recon_class_acc:%}",
+               "KL {vaegan.test_kl:.1f}, {vae.test_kl:.1f} nats"),
+    "flowvae_gan": ("NLL {vae.nll:nats}", "joint flow {flow_joint.nll:nats}",
+                    "flow after {flow_after.nll:nats}", "gains {flow_joint.gain:nats}, "
+                    "{flow_after.gain:nats}", "distances {vae.fid.value:.1f}, "
+                    "{flow_joint.fid.value:.1f}, {flow_after.fid.value:.1f}",
+                    "GAN {gan.fid.value:.1f}, floor {gan.fid.floor:.1f}")}
+PAPERS = (                                                  # script, the run's numbers, the paper's
+    ("cyclevae", {"data": "mnist", "args.s_dim": 16}, "s 98.35 %, z 17.56 % (Table 1)"),
+    ("mathieu", {"data": "mnist", "args.s_dim": 16, "args.adv_weight": 1.0}, "s 98.52 %, z 66.83 % "
+     "(a port of it, Jha et al., Table 1)"),
+    ("vae", {"args.hidden": [200, 200], "args.z_dim": 50}, "NLL 86.76, 3,280 epochs (Burda et al., "
+     "Table 1)"),
+    ("dann", {"points": 150, "args.decay": "none"}, "NN 82.3 %, DANN 94.5 % (the authors' script, "
+     "mean of five seeds, run by us)"),
+    ("dann", {"points": 300, "args.decay": "none"}, "NN 77.9 %, DANN 88.2 % (the same)"),
+    ("dann", {"data": "mnist-mnistm"}, "source only 52.25 %, DANN 76.66 %, train on target 95.96 % "
+     "(Table 2)"))
 
 
-def cell(run, key):
-    """results.json's value at a.b as a cell, a dash where there is none."""
-    value = run
+def value(run, key):
+    """results.json's value at a.b, None where there is none."""
     for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    if isinstance(value, (str, bool)):
-        return {True: "yes", False: "no"}.get(value, value)
-    share = key.endswith(("acc", "accuracy", "target", "chance", "covered", "_std"))
-    return percent(value) if share else shown(value)
+        run = run.get(part) if isinstance(run, dict) else None
+    return run
+
+
+def filled(run, text):
+    """A part of OURS with the run's numbers, None where one is missing."""
+    def put(match):
+        key, kind = match.groups()
+        number = value(run, key)
+        if number is None:
+            raise KeyError(key)
+        if kind == "nats":
+            return f"{number['nats']:.2f} ± {number['stderr'] or math.nan:.2f}"
+        if kind == "±":
+            home, _, key = key.rpartition(".")
+            return spread(value(run, home), key)
+        return percent(number) if kind == "%" else format(number, kind or "")
+    with contextlib.suppress(KeyError):
+        return re.sub(r"\{([\w.]+):?([^}]*)\}", put, text)
 
 
 def table(folder):
-    """Markdown tables, one a script, of all files *results.json below `folder`."""
-    found = {}
+    """Markdown of all files *results.json below `folder`: a table with a row a run, then one of the
+    factors of each run that has any."""
+    header = [["command", "paper", "ours", "epochs, time, hardware, seeds"], ["---"] * 4]
+    runs, factors = [], []
     for path in sorted(Path(folder).rglob("*results.json")):
         try:
             run = json.loads(path.read_text())
-            cells = [run["data"], *(cell(run, key) for key in TABLES[run["script"]])]
-        except (ValueError, KeyError, TypeError):
+            parts = [part for text in OURS[run["script"]] if (part := filled(run, text))]
+            runs.append((list(OURS).index(run["script"]), len(run["command"]), [
+                f"`{run['command']}`",
+                next((text for script, is_, text in PAPERS if script == run["script"]
+                      and all(value(run, k) == v for k, v in is_.items())), "–"),
+                ", ".join(parts),
+                f"{run['epochs']} epochs, {run['seconds'] / 60:.0f} min, {run['device']}, "
+                f"{run['threads']} thread{'s' * (run['threads'] > 1)}, "
+                + (f"{run['seeds']} seeds" if run.get("seeds", 1) > 1 else f"seed {run['seed']}")]))
+            if run.get("factors"):
+                factors.append([[f"`{run['command']}`", "s", "z, sampled", "z, mean", "majority"],
+                                ["---"] * 5, *([name, *(percent(f[key]) for key in (
+                                    "s", "z", "z_mean", "majority"))]
+                                    for name, f in run["factors"].items())])
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise DataError(f"{path} is damaged or not a results.json of these scripts.") from None
-        found.setdefault(run["script"], []).append(cells)
-    if not found:
+    if not runs:
         raise DataError(f"{folder} holds no results.json.")
-    lines = []
-    for script, rows in found.items():
-        header = [f"{script}.py", *(key.removeprefix("args.").replace(".", " ").replace("_", " ")
-                                       for key in TABLES[script])]
-        lines += ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
-        lines.append("")                                    # ends a table
-    return "\n".join(lines)
+    rows = [*header, *(row for *_, row in sorted(runs))]    # by script, the plainest command first
+    return "\n\n".join("\n".join("| " + " | ".join(row) + " |" for row in part)
+                       for part in (rows, *factors))
 
 
 def main(argv=None):

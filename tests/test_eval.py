@@ -5,6 +5,9 @@ import io
 import json
 import math
 import pickle
+import subprocess
+import sys
+from types import SimpleNamespace
 from urllib.error import URLError
 
 import numpy as np
@@ -15,7 +18,6 @@ from PIL import Image
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 import eval as evaluation
-from conftest import ROOT
 from data import DataError, load, torchvision
 from eval import (
     classes_of,
@@ -40,7 +42,6 @@ from eval import (
     scatter,
     statistics,
     svm_report,
-    table,
     tsne,
     write,
 )
@@ -213,22 +214,46 @@ def test_a_full_disk_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypa
     assert path.read_bytes() == old and [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
 
-def test_the_report_escapes_every_string_from_outside(tmp_path):
-    from types import SimpleNamespace
+def a_run(folder, **changed):
+    """A Run with just the arguments that Run reads."""
+    args = dict(data="folder:<b>", device="cpu", out=folder and str(folder), seed=0, epochs=1)
+    args |= dict.fromkeys(("resume", "eval_only", "overwrite", "smoke"), False)
+    args |= dict(command="python <i>", **changed)
+    return evaluation.Run("cyclevae", SimpleNamespace(**args))
 
-    args = SimpleNamespace(
-        data="folder:<b>",
-        device="cpu",
-        out=str(tmp_path),
-        resume=False,
-        eval_only=False,
-        overwrite=False,
-        seed=0,
-        smoke=False,
-        epochs=1,
-        command="python <i>",
-    )
-    run = evaluation.Run("cyclevae", args)
+
+def test_a_folder_in_which_another_process_trains_is_refused_until_that_one_is_gone(tmp_path):
+    hold = "import fcntl, sys, time; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX)"
+    path = tmp_path / "args.json"
+    path.write_text("{}")
+    words = [sys.executable, "-c", hold + "; print(flush=True); time.sleep(60)", path]
+    other = subprocess.Popen(words, stdout=subprocess.PIPE)
+    try:
+        other.stdout.readline()
+        with pytest.raises(DataError, match="Another run is training"):
+            a_run(tmp_path, overwrite=True).begin(load("digits", tmp_path, limit=200))
+        assert path.read_text() == "{}"
+    finally:
+        other.kill()
+        other.wait()
+    a_run(tmp_path, overwrite=True).begin(load("digits", tmp_path, limit=200))
+    assert json.loads(path.read_text())["script"] == "cyclevae"
+
+
+def test_two_runs_begun_at_once_take_two_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = load("digits", tmp_path, limit=200)
+    first, second = a_run(None), a_run(None)
+    assert first.folder == second.folder  # both chose before either began
+    first.begin(data), second.begin(data)
+    assert [str(run.folder) for run in (first, second)] == [
+        "runs/cyclevae-folder-b-",
+        "runs/cyclevae-folder-b--2",
+    ]
+
+
+def test_the_report_escapes_every_string_from_outside(tmp_path):
+    run = a_run(tmp_path)
     run.say("<u>")
     run.table("<s>", ("<a>",), [("<p>",)], "<q>")
     (
@@ -241,31 +266,6 @@ def test_the_report_escapes_every_string_from_outside(tmp_path):
     for tag in ("<b>", "<i>", "<u>", "<s>", "<a>", "<q>", "<em>", "<title><title>"):
         assert tag not in report
     assert json.loads((tmp_path / "results.json").read_text())["data"] == "folder:<b>"
-
-
-def test_table_reads_results_and_refuses_what_is_none(tmp_path):
-    with pytest.raises(DataError, match="holds no results.json"):
-        table(tmp_path)
-    row = {key: 0.5 for key in evaluation.TABLES["cyclevae"]}
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "results.json").write_text(
-        json.dumps({"script": "cyclevae", "data": "mnist", **row})
-    )
-    assert "| mnist |" in table(tmp_path) and "50.0 %" in table(tmp_path)
-    (tmp_path / "a" / "results.json").write_text("{")
-    with pytest.raises(DataError, match="damaged"):
-        table(tmp_path)
-
-
-def test_table_has_a_table_for_every_script_and_the_measured_runs_fill_their_columns():
-    assert {f"{script}.py" for script in evaluation.TABLES} <= {p.name for p in ROOT.glob("*.py")}
-    for block in table(ROOT / "assets").strip().split("\n\n"):
-        header, _, *rows = (
-            [c.strip() for c in line.split("|")[1:-1]] for line in block.split("\n")
-        )
-        assert rows and all(len(row) == len(header) for row in rows)
-        empty = [name for name, *column in zip(header, *rows) if set(column) == {"–"}]
-        assert header[0] == "dann.py" or not empty, empty  # dann.py: two tasks, two sets of columns
 
 
 @pytest.mark.parametrize("kernel", ["linear", "rbf"])
