@@ -33,9 +33,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from data import DataError, batches, load as load_data, need_pairs, pairs
-from eval import (Run, accelerate, classes_of, classifier, command_line, curves, decay, draw_swaps,
-                  draw_tsne, encode, flags, grid, held_out, kl_divergence, load_nets, number, parse,
-                  percent, pick, predictor, probe_codes, shown, tell_codes)
+from eval import (Run, accelerate, adam, classes_of, classifier, command_line, curves, decay,
+                  draw_swaps, draw_tsne, encode, flags, grid, held_out, kl_divergence, load_nets,
+                  number, parse, percent, pick, predictor, probe_codes, shown, tell_codes)
 
 # What a flag is where it is not typed; MNIST as the authors set it. Small sets need many epochs.
 AS_RELEASED = dict(s_dim=16, z_dim=16, lr=1e-4, epochs=100, leak=0.0, decay="step")
@@ -175,9 +175,7 @@ def train(run, data):
     torch.manual_seed(args.seed)
     nets = {name: net.to(device) for name, net in build(run.shape, vars(args)).items()}
     enc, dec = nets.values()
-    fused = device.type != "mps"
-    parts = {"opt": torch.optim.Adam([*enc.parameters(), *dec.parameters()], args.lr, fused=fused),
-             "opt_reverse": torch.optim.Adam(enc.parameters(), args.lr, fused=fused),
+    parts = {"opt": adam(enc, dec, lr=args.lr), "opt_reverse": adam(enc, lr=args.lr),
              "rng": torch.Generator(device).manual_seed(args.seed)}
     opt, opt_reverse, rng = parts.values()
     weights = args.recon_weight, args.kl_weight, args.reverse_weight

@@ -40,16 +40,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from data import DataError, batches, load as load_data
-from eval import (Run, accelerate, bernoulli_log_likelihood, binarize, binarized, class_shares,
-                  classifier, command_line, curves, decay, decode, descend, encode, fid, flags,
-                  grid, kl_divergence, load_nets, log_marginal, log_normal, logistic_log_likelihood,
-                  mean_nats, number, over, parse, percent, pick, sample)
+from eval import (Run, accelerate, adam, bernoulli_log_likelihood, binarize, binarized,
+                  class_shares, classifier, command_line, curves, decay, decode, descend, encode,
+                  fid, flags, grid, kl_divergence, load_nets, log_marginal, log_normal,
+                  logistic_log_likelihood, mean_nats, number, over, parse, percent, pick, sample,
+                  value)
 
 NAMES = {"vae": "VAE", "flow_joint": "joint flow", "flow_after": "flow after", "gan": "GAN"}
 PARTS = {"vae": ("dec", "enc"), "flow_joint": ("dec", "enc", "flow"), "flow_after": ("flow",),
          "gan": ("dec", "disc")}                            # of each model; dec of the GAN is Gen
-COLUMNS = {"vae": ("recon", "kl"), "flow_joint": ("recon", "kl"),
-           "gan": ("gen", "dis", "d_real", "d_fake")}       # of the log, after the model's name
 SMOKE = dict(data="digits", limit=800, epochs=2, width=8, nll_k=20, nll_n=50)
 
 
@@ -68,8 +67,8 @@ def trunk(shape, args):
     """Layers from images (B, C, H, W) to (B, 2 Z), DCGAN's discriminator but for its last one."""
     way, layers = stages(shape, args), []
     for (_, before), (_, after) in zip(way, way[1:]):       # side 28, 14, 7, 3
-        norm = [nn.BatchNorm2d(after)] * bool(layers)
-        layers += [nn.Conv2d(before, after, 4, 2, 1), *norm, nn.LeakyReLU(0.2)]
+        layers += [nn.Conv2d(before, after, 4, 2, 1), nn.BatchNorm2d(after), nn.LeakyReLU(0.2)]
+    del layers[1]                                           # no norm behind the first
     return [*layers, nn.Conv2d(way[-1][1], 2 * args["z_dim"], way[-1][0]), nn.Flatten()]
 
 
@@ -162,6 +161,13 @@ class RealNVP(nn.Module):
         return log_normal(u) + log_det
 
 
+def models(args):
+    """Names of the models to train; a flow that is fitted after needs the VAE."""
+    flows = [f"flow_{fit}" for fit in args["flow_fit"] if "flow" in args["model"]]
+    wanted = {*args["model"], *flows, "vae" if "flow_after" in flows else None}
+    return [name for name in NAMES if name in wanted]
+
+
 def build(shape, args):
     """The networks by name, such as vae_enc and flow_joint_flow: PARTS of the models that --model
     and --flow-fit name. Both VAEs start from the same weights."""
@@ -175,17 +181,11 @@ def build(shape, args):
     return nets
 
 
-def models(args):
-    """Names of the models to train; a flow that is fitted after needs the VAE."""
-    flows = [f"flow_{fit}" for fit in args["flow_fit"] if "flow" in args["model"]]
-    wanted = {*args["model"], *flows, "vae" if "flow_after" in flows else None}
-    return [name for name in NAMES if name in wanted]
-
-
 def parts_of(nets, name):
     """(enc, dec, flow) of a model, None for what it has not; flow_after has those of the VAE."""
     home = "vae" if name == "flow_after" else name
-    return nets.get(f"{home}_enc"), nets[f"{home}_dec"], nets.get(f"{name}_flow")
+    return [nets[key] if key in nets else None
+            for key in (f"{home}_enc", f"{home}_dec", f"{name}_flow")]
 
 
 def load(path, device="cpu"):
@@ -211,13 +211,11 @@ def kl_to_flow(mu, logvar, z, flow):
 
 def vae_loss(enc, dec, flow, x, noise, args, autocast):
     """(-log p(x|z), KL to N(0, I) or to the flow), means in nats an image; noise (B, Z)."""
-    with autocast():
-        mu, logvar = enc(x)
-    mu, logvar = mu.to(x.dtype), logvar.to(x.dtype)         # of --amp's bfloat16
-    z = mu + (0.5 * logvar).exp() * noise
-    with autocast():
-        logits = dec(z)
-    recon = -log_likelihood(dec, x, logits.to(x.dtype), args).mean()
+    with autocast():                                        # the flow is float32 with --amp, too
+        mu, logvar = (part.to(x.dtype) for part in enc(x))
+        z = mu + (0.5 * logvar).exp() * noise
+        logits = dec(z).to(x.dtype)
+    recon = -log_likelihood(dec, x, logits, args).mean()
     kl = kl_to_flow(mu, logvar, z, flow) if flow else kl_divergence(mu, logvar).sum(-1)
     return torch.stack([recon, kl.mean()])
 
@@ -244,9 +242,8 @@ def gan_step(gen, disc, opts, x, z, autocast, losses=gan_losses, target=1.0):
 
 
 def train(run, data, seen):
-    """Trains the models in turn, an epoch each, on draws of their own; best.pt holds the epoch of
-    each VAE with the lowest validation loss, the GAN's last, and the flow fitted after. seen: the
-    splits as the VAEs are measured on them, binarised once where --binarize is on."""
+    """Trains the models in turn, an epoch each, on draws of their own. seen: the splits as the VAEs
+    are measured on them, binarised once where --binarize is on."""
     args, device, split = run.args, run.device, data.train
     best = {name: net.to(device) for name, net in build(run.shape, vars(args)).items()}
     print("weights:", ", ".join(f"{name} {weights(net):,}" for name, net in best.items()))
@@ -254,16 +251,16 @@ def train(run, data, seen):
     for name in best:
         if name.endswith("dec"):
             best[name].bias.data = mean.clone()
-    now, trained = copy.deepcopy(best), [name for name in models(vars(args)) if name in COLUMNS]
-    ten = torch.randn(10, args.z_dim, generator=torch.Generator().manual_seed(args.seed)).to(device)
-    opts, parts = {}, {f"now_{name}": net for name, net in now.items()}
+    now, opts = nn.ModuleDict(copy.deepcopy(best)), {}
+    parts = {f"now_{name}": net for name, net in now.items()}
+    trained = [name for name in models(vars(args)) if name != "flow_after"]
     for name in trained:                                    # one Adam a VAE, Gen and Dis one each
-        own = [[*now[f"{name}_{part}"].parameters()] for part in PARTS[name]]
-        opts[name] = [torch.optim.Adam(p, betas=(0.5 if name == "gan" else 0.9, 0.999),
-                                       fused=device.type != "mps")
-                      for p in (own if name == "gan" else [sum(own, [])])]
+        gan, own = name == "gan", [now[f"{name}_{part}"] for part in PARTS[name]]
+        opts[name] = ([adam(net, lr=args.gan_lr, beta1=0.5) for net in own] if gan else
+                      [adam(*own, lr=args.lr)])
         parts |= {f"opt_{name}_{i}": opt for i, opt in enumerate(opts[name])}
         parts[f"rng_{name}"] = torch.Generator(device).manual_seed(args.seed)
+    ten = torch.randn(10, args.z_dim, generator=torch.Generator().manual_seed(args.seed)).to(device)
     cast, loss, adversary = accelerate(args, device, vae_loss, gan_losses)
     batch = min(args.batch_size, len(split))
     steps = len(split) // batch
@@ -273,30 +270,28 @@ def train(run, data, seen):
         row = {}
         for m, name in enumerate(trained):
             start, rng, terms, gan = time.perf_counter(), parts[f"rng_{name}"], [], name == "gan"
-            enc, dec, flow = parts_of(now, name)
-            for net in now.values():
-                net.train()
+            enc, dec, flow = parts_of(now.train(), name)
             for i, index in enumerate(batches(split, batch, rng)):
                 share = (epoch + i / steps) / args.epochs
                 decay(opts[name], args.gan_lr if gan else args.lr, share)
-                x, noise = split.images(index), torch.randn(batch, args.z_dim, generator=rng,
-                                                            device=device)
+                x = split.images(index)
+                noise = torch.randn(batch, args.z_dim, generator=rng, device=device)
                 if gan:
                     term = gan_step(dec, now["gan_disc"], opts[name], x, noise, cast, adversary,
                                     args.real_target)
                 else:
                     x = binarize(x, rng) if args.binarize else x
                     term = loss(enc, dec, flow, x, noise, args, cast)
-                    full = share >= args.warm_up
-                    descend([term[0] + (1 if full else share / args.warm_up) * term[1]], opts[name])
+                    beta = 1 if share >= args.warm_up else share / args.warm_up
+                    descend([term[0] + beta * term[1]], opts[name])
                 terms.append(term.detach())
                 run.progress(epoch, m * steps + i + 1, len(trained) * steps)
-            row |= run.means([f"{name}_{column}" for column in COLUMNS[name]], terms)
-            for net in now.values():
-                net.eval()
-            if gan:                                         # as many images of train as of val
-                for key, x in (("train", split.images(slice(len(data.val)))),
-                               ("val", data.val.images(slice(None)))):
+            columns = ("gen", "dis", "d_real", "d_fake") if gan else ("recon", "kl")
+            row |= run.means([f"{name}_{column}" for column in columns], terms)
+            now.eval()
+            if gan:
+                for key in ("train", "val"):                # as many images of train as of val
+                    x = getattr(data, key).images(slice(len(data.val)))
                     row[f"gan_{key}"] = decode(now["gan_disc"], x).sigmoid().mean().item()
             else:
                 row[f"{name}_train"] = row[f"{name}_recon"] + row[f"{name}_kl"]
@@ -305,14 +300,15 @@ def train(run, data, seen):
                 for part in PARTS[name]:
                     best[f"{name}_{part}"].load_state_dict(now[f"{name}_{part}"].state_dict())
             if epoch == 0 or (epoch + 1) % 10 == 0:
-                run.kept[f"{NAMES[name]}, epoch {epoch + 1}"] = draw(dec, flow, ten)
+                z = flow.inverse(ten) if flow else ten
+                run.kept[f"{NAMES[name]}, epoch {epoch + 1}"] = decode(dec, z).sigmoid()
             row[f"{name}_seconds"] = time.perf_counter() - start
         run.log(len(trained) * steps * batch, **row)
         run.save(-epoch, best, **parts)                     # every epoch is the lowest so far
     if "flow_after_flow" in best:
         with run.doing("flow on the codes of the finished VAE"):
             codes = [encode(best["vae_enc"].eval(), seen[key]) for key in ("train", "val")]
-            fresh = build(run.shape, vars(args))["flow_after_flow"].to(device)
+            fresh = copy.deepcopy(now["flow_after_flow"])
             best["flow_after_flow"], run.kept["flow_after"] = fit_flow(fresh, *codes, args)
         run.save(0.5 - args.epochs, best, **parts)
 
@@ -320,12 +316,11 @@ def train(run, data, seen):
 def fit_flow(flow, train, val, args):
     """Fits a flow to codes, (mu (N, Z), logvar (N, Z)) each, by maximum likelihood of z ~ q(z|x)
     drawn afresh at every step. Returns it as of the epoch with the lowest loss on val, and its
-    curve (epochs, 3): -log p(z) in nats on train and on val, and seconds. Raises DataError where a
-    loss is not finite."""
+    curve (epochs, 3): -log p(z) in nats on train and on val, and seconds."""
     device, n, batch = train[0].device, len(train[0]), min(args.batch_size, len(train[0]))
-    rng, curve, best = torch.Generator(device).manual_seed(args.seed), [], None
-    val, opt = sample(tuple(val), rng), torch.optim.Adam(flow.parameters(), args.lr,
-                                                        fused=device.type != "mps")
+    rng, curve = torch.Generator(device).manual_seed(args.seed), []
+    opt = adam(flow, lr=args.lr)
+    val = sample(tuple(val), rng)
     for epoch in range(args.epochs):
         start, losses = time.perf_counter(), []
         for i, index in enumerate(torch.randperm(n, generator=rng, device=device).split(batch)):
@@ -338,7 +333,7 @@ def fit_flow(flow, train, val, args):
         if not all(map(math.isfinite, found)):
             raise DataError(f"The flow's loss is not finite in its epoch {epoch + 1}: lower --lr; "
                             "the VAE's checkpoint stays.")
-        if best is None or found[1] < min(row[1] for row in curve):
+        if all(found[1] < row[1] for row in curve):
             best = copy.deepcopy(flow)
         curve.append([*found, time.perf_counter() - start])
     return best, torch.tensor(curve)
@@ -353,12 +348,6 @@ def held_out(enc, dec, flow, split, args):
 
 
 @torch.no_grad()
-def draw(dec, flow, u):
-    """Images (N, C, H, W) in [0, 1] of u (N, Z) from N(0, I), by way of the flow, if any."""
-    return decode(dec, flow.inverse(u) if flow else u).sigmoid()
-
-
-@torch.no_grad()
 def interpolate(flow, a, b, steps=10):
     """Codes (steps, N, Z) on a straight line from a to b (N, Z), of the flow's base space where
     there is one: mapped there, divided, mapped back."""
@@ -370,7 +359,7 @@ def interpolate(flow, a, b, steps=10):
 
 def weights(net):
     """How many numbers a network learns."""
-    return sum(p.numel() for p in net.parameters()) if net else 0
+    return sum(p.numel() for p in net.parameters())
 
 
 # Evaluation
@@ -383,29 +372,30 @@ def evaluate(run, data, seen, nets):
     n, shows = (300, 5000) if args.smoke else (10_000, 150_000)
     rng, some = torch.Generator(run.device).manual_seed(seed), pick(test.y, args.nll_n, seed)
     u = torch.randn(n, args.z_dim, generator=rng, device=run.device)
-    pairs = torch.randperm(len(test), generator=rng, device=run.device)
-    pairs = pairs[:min(200, len(test) // 2 * 2)].chunk(2)
+    order, half = torch.randperm(len(test), generator=rng, device=run.device), len(test) // 2
+    ends = order[:2 * min(100, half)].chunk(2)              # of 100 lines between codes
     variance = data.test.images(slice(None)).var(0).sum()
-    there = [name for name in models(vars(args)) if name != "flow_after" or fitted is not None]
     results, strips, drawn, log_p = dict.fromkeys(NAMES), {}, {}, {}
     with run.doing("classifier"):
         sees, results["real_class_acc"] = classifier(data, args.data_dir, shows)
-    for name in there:                                      # --resume fits a flow that is missing
+    for name in models(vars(args)):
+        if name == "flow_after" and fitted is None:         # --resume fits a flow that is missing
+            continue
         enc, dec, flow = parts_of(nets, name)
         with run.doing(f"samples, FID and interpolations of {NAMES[name]}"):
-            images = draw(dec, flow, u)
+            images = decode(dec, flow.inverse(u) if flow else u).sigmoid()
             mu, logvar = encode(enc, test) if enc else (u, None)
-            codes = interpolate(flow, *(mu[side % len(mu)] for side in pairs))      # (10, 100, Z)
+            codes = interpolate(flow, *(mu[end % len(mu)] for end in ends))     # (10, 100, Z)
             strip = decode(dec, codes.flatten(0, 1)).sigmoid().unflatten(0, codes.shape[:2])
+            way = strip.diff(dim=0).flatten(2).norm(dim=2)  # (9, 100)
             drawn[name] = images[:30].unflatten(0, (3, 10))
             strips[name] = strip[:, :3].transpose(0, 1)     # (3, 10, C, H, W)
-            way = (strip[1:] - strip[:-1]).flatten(2).norm(dim=2)
-            seconds = "vae_seconds" if name == "flow_after" else f"{name}_seconds"
+            after = name == "flow_after"
+            seconds = sum(row["vae_seconds" if after else f"{name}_seconds"] for row in run.history)
             results[name] = {
                 "params": weights(dec) + weights(enc or nets["gan_disc"]),
-                "flow_params": weights(flow), "nll": None,
-                "seconds": sum(row[seconds] for row in run.history)
-                + (fitted[:, 2].sum().item() if name == "flow_after" else 0),
+                "flow_params": weights(flow) if flow else 0, "nll": None,
+                "seconds": seconds + (fitted[:, 2].sum().item() if after else 0),
                 "fid": fid(args.fid, data, args.data_dir, images, seed, shows),
                 "spread": (images.var(0).sum() / variance).item(),
                 "class_shares": class_shares(sees, images, len(data.classes)),
@@ -417,15 +407,14 @@ def evaluate(run, data, seen, nets):
                     test.images(some), mu[some], logvar[some],
                     lambda x, z: log_likelihood(dec, x, dec(z), args), (args.nll_k,), seed,
                     flow)[args.nll_k]
-                results[name] |= {
-                    "test_bound": held_out(enc, dec, flow, test, args),
-                    "nll": mean_nats(-log_p[name], math.prod(run.shape))}
+                results[name] |= {"test_bound": held_out(enc, dec, flow, test, args), "nll": {
+                    **mean_nats(-log_p[name], math.prod(run.shape)), "k": args.nll_k}}
                 if flow and "vae" in log_p:                 # of the same images and draws
                     results[name]["gain"] = mean_nats(log_p[name] - log_p["vae"])
     with run.doing("figures"):
         run.figure("curves", curves(run.history, {
-            **{f"{NAMES[name]}: loss, nats": [f"{name}_train", f"{name}_val"]
-               for name in ("vae", "flow_joint")},
+            "VAE: loss, nats": ["vae_train", "vae_val"],
+            "joint flow: loss, nats": ["flow_joint_train", "flow_joint_val"],
             "KL, nats": ["vae_kl", "flow_joint_kl"], "GAN: losses, nats": ["gan_gen", "gan_dis"],
             "what Dis gives, training": ["gan_d_real", "gan_d_fake"],
             "real images, afterwards": ["gan_train", "gan_val"]}),
@@ -438,7 +427,7 @@ def evaluate(run, data, seen, nets):
         kept = [key for name in NAMES.values() for key in run.kept if key.startswith(name + ", ")]
         run.figure("learning", grid(torch.stack([run.kept[key].cpu() for key in kept]), kept),
                    "The same ten draws of each model as training goes on.")
-        names = [label for name in there for label in ("", NAMES[name], "")]
+        names = [label for name in drawn for label in ("", NAMES[name], "")]
         run.figure("samples", grid(torch.cat([*drawn.values()]), names),
                    "Thirty draws of each model. Likely images, of all classes?")
         run.figure("interpolations", grid(torch.cat([*strips.values()]), names),
@@ -450,29 +439,26 @@ def evaluate(run, data, seen, nets):
 
 
 def tell(run, r):
-    """The report's tables and observations, from the numbers that results.json holds."""
-    there, last, args = {name: r[name] for name in NAMES if r[name]}, run.history[-1], run.args
-    fids = {name: m["fid"] for name, m in there.items() if m["fid"]}
-    one, sizes = next(iter(fids.values()), None), [m["params"] for m in there.values()]
+    """The report's table and observations, from the numbers that results.json holds."""
+    args, there = run.args, {name: r[name] for name in NAMES if r[name]}
+    judge = next(iter(there.values()))["fid"]               # None with --fid none
     pixels = ("logistics in 256 bins" if args.likelihood == "logistic" else
               f"Bernoullis on {'binarised' if args.binarize else 'grey'} pixels")
-    run.table("Compared", ("", "weights", "flow's", "Frechet distance", "floor", "NLL, nats",
-                           "standard error", "bits/dim", "bound, nats", "seconds"), [
-        (NAMES[name], m["params"], m["flow_params"],
-         *((m["fid"] or {}).get(key) for key in ("value", "floor")),
-         *((m["nll"] or {}).get(key) for key in ("nats", "stderr", "bits_per_dim")),
-         m.get("test_bound"), round(m["seconds"])) for name, m in there.items()],
-        "Weights: Enc and Dec, or Gen and Dis. "
-        + (f"Features: {one['features']}; {one['n']:,} samples; floor: as many train images. "
-           if one else "") + f"Likelihood: {pixels}; NLL: {args.nll_k:,} z an image, "
-        f"{args.nll_n:,} test images; bound: one z, all of them. A GAN has no likelihood.")
-    run.table("Samples and interpolations", ("", "variance of samples, test images: 1",
-                                             "longest step, mean: 1", "certainty"), [
-        (NAMES[name], m["spread"], m["jump"], percent(m["sure"])) for name, m in there.items()],
-        "Of the nine steps between 100 pairs; certainty: a LeNet's largest probability, mean over "
-        f"the eight images between. It names {percent(r['real_class_acc'])} of real test images.")
-    run.say(f"The models have {min(sizes):,} to {max(sizes):,} weights, the flow's "
-            f"{max(m['flow_params'] for m in there.values()):,} apart.")
+    run.table("Compared", ("", *(NAMES[name] for name in there)), [
+        *((text, *(value(m, key) for m in there.values())) for text, key in (
+            ("weights of Enc and Dec, or Gen and Dis", "params"), ("of the flow", "flow_params"),
+            ("Frechet distance of samples", "fid.value"), ("of as many train images", "fid.floor"),
+            ("NLL, nats", "nll.nats"), ("standard error", "nll.stderr"),
+            ("bits/dim", "nll.bits_per_dim"), ("bound, nats", "test_bound"),
+            ("variance of samples, of test images: 1", "spread"),
+            ("longest step between two codes, mean: 1", "jump"))),
+        ("certainty between two codes", *(percent(m["sure"]) for m in there.values())),
+        ("seconds", *(round(m["seconds"]) for m in there.values()))],
+        f"Likelihood: {pixels}; NLL: {args.nll_k:,} z an image, {args.nll_n:,} test images; bound: "
+        "one z, all of them. Between two codes: the nine steps of 100 pairs; certainty: a LeNet's "
+        "largest probability, mean over the eight images between. It names "
+        f"{percent(r['real_class_acc'])} of real test images."
+        + (f" Features: {judge['features']}; {judge['n']:,} samples." if judge else ""))
     for name in ("vae", "flow_joint"):
         if r[name]:
             row = min(run.history, key=lambda row: row[f"{name}_val"])
@@ -486,55 +472,54 @@ def tell(run, r):
             run.say(f"{NAMES[name]}: NLL {r[name]['nll']['nats']:.2f} nats, "
                     f"{gain['nats']:+.2f} ± {gain['stderr']:.2f} nats of log p(x) against N(0, I) "
                     f"on the same images; in the bound {bound:+.2f}"
-                    + (", which KL(q(z) || N(0, I)) is at least." if "after" in name else
+                    + (", which KL(q(z) || N(0, I)) is at least." if name == "flow_after" else
                        "; here q(z|x) could adapt to the flow."))
-    if fids:
-        order = sorted(fids, key=lambda name: fids[name]["value"])
+    if judge:
+        order = sorted(there, key=lambda name: there[name]["fid"]["value"])
         run.say("Samples, the nearest to real images first (Frechet distance): " + ", ".join(
-            f"{NAMES[name]} {fids[name]['value']:.1f}" for name in order)
-            + f"; as many train images {fids[order[0]]['floor']:.1f}.")
+            f"{NAMES[name]} {there[name]['fid']['value']:.1f}" for name in order)
+            + f"; as many train images {judge['floor']:.1f}.")
     sure = max(there, key=lambda name: there[name]["sure"])
     even = min(there, key=lambda name: there[name]["jump"])
     run.say(f"Between two codes {NAMES[sure]} shows the clearest classes (certainty "
             f"{percent(there[sure]['sure'])}), {NAMES[even]} moves most evenly (longest step "
             f"{there[even]['jump']:.2f} times the mean).")
     if r["gan"]:
+        last, spread, rarest = run.history[-1], r["gan"]["spread"], min(r["gan"]["class_shares"])
         real, fake = last["gan_d_real"], last["gan_d_fake"]
+        won = real > 0.95 * args.real_target and fake < 0.05
+        collapsed = spread < 0.3 or rarest < 0.1 / len(r["gan"]["class_shares"])
         run.say(f"GAN: in training Dis gave real images {percent(real)} and samples "
-                f"{percent(fake)}: "
-                + ("it has won, and teaches Gen little." if real > 0.95 * args.real_target
-                   and fake < 0.05 else "it has not won.")
+                f"{percent(fake)}: it has "
+                + ("won, and teaches Gen little." if won else "not won.")
                 + f" Afterwards it gives train images {percent(last['gan_train'])}, new ones "
-                f"{percent(last['gan_val'])}. Samples vary {percent(r['gan']['spread'])} as much "
-                "as real images, and a LeNet sees the rarest class in "
-                f"{percent(min(shares := r['gan']['class_shares']))} of them"
-                + (": they have collapsed." if r["gan"]["spread"] < 0.3
-                   or min(shares) < 0.1 / len(shares) else "."))
+                f"{percent(last['gan_val'])}. Samples vary {percent(spread)} as much as real "
+                f"images, and a LeNet sees the rarest class in {percent(rarest)} of them"
+                + (": they have collapsed." if collapsed else "."))
 
 
 def main(argv=None):
     parser, groups = flags(__doc__, data="mnist", epochs=30, batch_size=128, lr=1e-3, fid=True,
                            nll=(1000, 500))
-    for name, choices in (("model", ("vae", "flow", "gan")), ("flow-fit", ("joint", "after"))):
-        groups["model"].add_argument(f"--{name}", nargs="+", choices=choices, default=[*choices],
-                                     help=f"(default: {' '.join(choices)})")
-    whole, share = number(int, low=1, high=4096), number(float, low=0, high=1)
-    for group, name, kind, default, text in (
-            ("model", "width", whole, 32, "maps next to the image (DCGAN: 64)"),
-            ("model", "z-dim", whole, 32, "numbers in z"),
-            ("model", "couplings", whole, 8, "layers of the flow"),
-            ("objective", "warm-up", share, 0.1, "share of training in which the KL's weight rises "
-             "from 0 to 1"),
-            ("objective", "real-target", number(float, above=0, high=1), 0.9,
-             "what Dis is to give real images (plain: 1)"),
-            ("optimisation", "gan-lr", number(float, above=0), 2e-4, "step size of Gen and Dis")):
-        groups[group].add_argument(f"--{name}", type=kind, default=default, metavar="N",
-                                   help=f"{text} (default: %(default)s)")
+    add, whole = groups["model"].add_argument, number(int, low=1, high=4096)
+    add("--model", nargs="+", choices=("vae", "flow", "gan"), default=["vae", "flow", "gan"],
+        help="(default: vae flow gan)")
+    add("--flow-fit", nargs="+", choices=("joint", "after"), default=["joint", "after"],
+        help="(default: joint after)")
+    add("--width", type=whole, default=32, help="maps next to the image (default: 32; DCGAN: 64)")
+    add("--z-dim", type=whole, default=32, help="numbers in z (default: 32)")
+    add("--couplings", type=whole, default=8, help="layers of the flow (default: 8)")
     add = groups["objective"].add_argument
+    add("--warm-up", type=number(float, low=0, high=1), default=0.1,
+        help="share of training in which the KL's weight rises from 0 to 1 (default: 0.1)")
+    add("--real-target", type=number(float, above=0, high=1), default=0.9,
+        help="what Dis is to give real images (default: 0.9; plain: 1)")
     add("--likelihood", choices=("bernoulli", "logistic"),
         help="of pixels, for the VAEs (default: bernoulli, colour: logistic)")
     add("--binarize", action=argparse.BooleanOptionalAction, help="draw pixels as 0 or 1, for the "
         "VAEs (default: mnist with bernoulli)")
+    groups["optimisation"].add_argument("--gan-lr", type=number(float, above=0), default=2e-4,
+                                        help="step size of Gen and Dis (default: 0.0002)")
     args = parse(parser, argv, "flowvae_gan", {}, SMOKE)
     run = Run("flowvae_gan", args)
     data = load_data(args.data, args.data_dir, args.image_size, args.limit, args.seed)

@@ -34,9 +34,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from data import batches, load as load_data, need_pairs, pairs
-from eval import (Run, accelerate, checkpoint, classes_of, classifier, command_line, curves, decay,
-                  decode, draw_swaps, draw_tsne, encode, flags, grid, held_out, kl_divergence,
-                  number, parse, percent, pick, probe_codes, restore, settled, tell_codes)
+from eval import (Run, accelerate, adam, checkpoint, classes_of, classifier, command_line, curves,
+                  decay, decode, draw_swaps, draw_tsne, encode, flags, grid, held_out,
+                  kl_divergence, number, parse, percent, pick, probe_codes, restore, settled,
+                  tell_codes)
 
 # What a flag is where it is not typed. Small sets need many epochs.
 PRESETS = {name: dict(s_dim=64, z_dim=64, epochs=epochs) for name, epochs in
@@ -219,8 +220,7 @@ def train(run, data):
     torch.manual_seed(args.seed)
     nets = build(run.shape, run.n_classes, vars(args))
     enc, dec, *disc = (net.to(device) for net in nets.values())
-    opts = [torch.optim.Adam(owned, args.lr, (0.5, 0.999), fused=device.type != "mps") for owned in
-            ([*enc.parameters(), *dec.parameters()], *(list(d.parameters()) for d in disc))]
+    opts = [adam(*owned, lr=args.lr, beta1=0.5) for owned in ([enc, dec], disc) if owned]
     rng = torch.Generator(device).manual_seed(args.seed)
     parts = {"rng": rng, **dict(zip(("opt", "opt_disc"), opts))}
     weights = args.recon_weight, args.kl_weight, args.own_weight, args.adv_weight

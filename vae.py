@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from data import DataError, batches, load as load_data
-from eval import (Run, accelerate, bernoulli_log_likelihood, binarize, binarized, checkpoint,
+from eval import (Run, accelerate, adam, bernoulli_log_likelihood, binarize, binarized, checkpoint,
                   command_line, confusion, curves, decay, decode, draw_plane, encode, fid, flags,
                   gaussian_log_likelihood, grid, kl_divergence, load_nets, log_mean_exp, nll,
                   number, off_support, over, parse, percent, pick, sample, scatter, svm_report,
@@ -181,8 +181,7 @@ def train(run, data, seen):
     models, vae = couples(nets), args.model == "vae"
     for _, dec in models:
         dec.bias.data = split.images(slice(None)).mean(0).clamp(0.001, 0.999).logit()
-    opt = torch.optim.Adam([p for net in nets.values() for p in net.parameters()], args.lr,
-                           fused=device.type != "mps")
+    opt = adam(*nets.values(), lr=args.lr)
     rng = torch.Generator(device).manual_seed(args.seed)
     cast, *fast = accelerate(args, device, vae_loss, ae_loss)
     names = ("loss", "recon", "kl") if vae else ("mse", "ae_mse")[:len(models)]

@@ -2,8 +2,8 @@
 
 In go images; out come a code z and a decoder that draws images from it, a VAE whose error is not
 taken in pixels but in what a discriminator sees. Written to runs/vaegan-<data>: samples and
-reconstructions beside those of a VAE of the same Enc and Dec, which trains on the same batches in
-the same run; curves of every term, D(x), D(reconstruction), D(sample), FID, a report.
+reconstructions beside those of a VAE of the same Enc and Dec, which trains on the same batches;
+curves of every term, D(x), D(reconstruction), D(sample), FID, a report.
 
 x~ = Dec(z), z ~ q(z|x) of Enc; x_p = Dec(z_p), z_p ~ N(0, I); section 2 (Eq. 5 to 10) has
   L_prior = KL(q(z|x) || N(0, I))                                          kl_divergence
@@ -12,16 +12,14 @@ x~ = Dec(z), z ~ q(z|x) of Enc; x_p = Dec(z_p), z_p ~ N(0, I); section 2 (Eq. 5 
 and Algorithm 1 is `step`: one pass through each network, then each goes down a loss of its own
   Enc: L_prior + L_Dis_l      Dec: gamma L_Dis_l - L_GAN      Dis: -L_GAN
 so that Enc gets no gradient of L_GAN, Dis none of L_Dis_l, and gamma touches Dec alone. (The sign
-of Dis's line is a slip in print.) Terms are nats an image: a sum over latents or features, never a
-mean, and a mean over images. Dis_l is what the paper's code takes: the strided convolution that
-has 7 or 8 pixels a side at 28, 32 and 64, before its batch norm and activation (fc: the second
-layer).
+of Dis's line is a slip in print.) With --loss gan Enc goes down L_prior - log Dis(x~): no term is
+left that compares x~ with x. Terms are nats an image: a sum over latents or features, a mean over
+images. Dis_l is what the paper's code takes: the strided convolution that has 7 or 8 pixels a side
+at 28, 32 and 64, before its batch norm and activation (fc: the second layer).
 
   python vaegan.py              # Fashion-MNIST, fully connected, 8 minutes: distance 64, VAE's 92
   python vaegan.py --loss gan   # L_prior + L_GAN alone, which cannot reconstruct
   python vaegan.py --arch conv --data yaleb --width 64 --z-dim 128      # the authors' networks
-
-With --loss gan Enc goes down L_prior - log Dis(x~): no term is left that compares x~ with x.
 
 Departures: Dec goes down -log Dis of its images, which teaches while Dis still wins; the paper's
 -L_GAN does not. x~ and x_p together weigh as much as x (as in the authors' code); their released
@@ -32,6 +30,7 @@ batch norm sees x, x~ and x_p together. --gate is the authors' rule that holds D
 VAE beside has Bernoulli pixels and beta1 0.9.
 """
 import argparse
+import copy
 import math
 
 import torch
@@ -39,18 +38,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from data import batches, load as load_data
-from eval import (Run, accelerate, bernoulli_log_likelihood, class_shares, classes_of, classifier,
-                  command_line, curves, decay, decode, descend, encode, fid, flags, grid,
-                  kl_divergence, load_nets, number, parse, percent, pick)
+from eval import (Run, accelerate, adam, bernoulli_log_likelihood, class_shares, classes_of,
+                  classifier, command_line, curves, decay, decode, descend, encode, fid, flags,
+                  grid, kl_divergence, load_nets, number, parse, percent, pick, value)
 
+NAMES = {"vae": "VAE", "vaegan": "VAE-GAN"}
+# What a flag is where it is not typed, by --arch
+PRESETS = {"fc": dict(width=400, z_dim=20, lr=1e-3, gamma=1e-2),
+           "conv": dict(width=16, z_dim=32, lr=3e-4, gamma=1e-3)}
 SMOKE = dict(data="digits", limit=800, epochs=2)
-
-
-def presets(args):
-    """What a flag is where it is not typed, by --arch."""
-    return (dict(width=400, z_dim=20, lr=1e-3, gamma=1e-2) if args["arch"] == "fc" else
-            dict(width=16, z_dim=32, lr=3e-4, gamma=1e-3))
-
 
 # Networks: of width 64 the paper's for 64 pixels, and its authors' for 32
 
@@ -60,16 +56,14 @@ def sides(size):
     return [size, -(-size // 2), -(-size // 4), -(-size // 8)]
 
 
-def halving(maps, act):
-    """Layers that halve the side with each step from one of the numbers of maps to the next."""
-    return [layer for before, after in zip(maps, maps[1:]) for layer in
-            (nn.Conv2d(before, after, 5, 2, 2, bias=False), nn.BatchNorm2d(after), act)]
-
-
-def dense(width_in, width, out, act):
-    """Layers from maps to `out` numbers, by way of one layer of `width` neurons."""
-    return [nn.Flatten(), nn.Linear(width_in, width, bias=False), nn.BatchNorm1d(width), act,
-            nn.Linear(width, out)]
+def halving(size, maps, width, out, act):
+    """Layers from images of `size` pixels to `out` numbers: the side is halved with each step from
+    one of the numbers of `maps` to the next, then comes a layer of `width` neurons."""
+    layers = []
+    for before, after in zip(maps, maps[1:]):               # side 28, 14, 7, 4
+        layers += [nn.Conv2d(before, after, 5, 2, 2, bias=False), nn.BatchNorm2d(after), act]
+    return [*layers, nn.Flatten(), nn.Linear(maps[-1] * sides(size)[3] ** 2, width, bias=False),
+            nn.BatchNorm1d(width), act, nn.Linear(width, out)]
 
 
 class Encoder(nn.Module):
@@ -80,9 +74,8 @@ class Encoder(nn.Module):
         w, out, act = args["width"], 2 * args["z_dim"], nn.ReLU()
         self.net = nn.Sequential(*(
             [nn.Flatten(), nn.Linear(math.prod(shape), w), act, nn.Linear(w, out)]
-            if args["arch"] == "fc" else                    # side 28, 14, 7, 4
-            [*halving([shape[0], w, 2 * w, 4 * w], act),
-             *dense(4 * w * sides(shape[1])[3] ** 2, 16 * w, out, act)]))
+            if args["arch"] == "fc" else
+            halving(shape[1], [shape[0], w, 2 * w, 4 * w], 16 * w, out, act)))
 
     def forward(self, x):
         return self.net(2 * x - 1).chunk(2, 1)
@@ -121,9 +114,8 @@ class Discriminator(nn.Module):
                                 act, nn.Linear(w, 1)]
         else:                                               # side 28, 28, 14, 7, 4
             maps = [w // 2, 2 * w, (4 if large else 3) * w, 4 * w]
-            depth, layers = 9 if large else 6, [
-                nn.Conv2d(shape[0], w // 2, 5, 1, 2), act, *halving(maps, act),
-                *dense(4 * w * sides(shape[1])[3] ** 2, 8 * w, 1, act)]
+            depth, layers = 9 if large else 6, [nn.Conv2d(shape[0], w // 2, 5, 1, 2), act,
+                                                *halving(shape[1], maps, 8 * w, 1, act)]
         self.l, self.top = nn.Sequential(*layers[:depth]), nn.Sequential(*layers[depth:])
 
     def forward(self, x):
@@ -134,13 +126,12 @@ class Discriminator(nn.Module):
 def build(shape, args):
     """{"enc": Encoder, "dec": Decoder, "disc": Discriminator} for images of `shape` (C, H, W) and,
     with --baseline, "vae_enc", "vae_dec" with the same first weights."""
-    nets = {}
-    for prefix in ("", "vae_")[:1 + args["baseline"]]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(args["seed"])
-            nets |= {prefix + "enc": Encoder(shape, args), prefix + "dec": Decoder(shape, args)}
-            if not prefix:
-                nets["disc"] = Discriminator(shape, args)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(args["seed"])
+        nets = {"enc": Encoder(shape, args), "dec": Decoder(shape, args),
+                "disc": Discriminator(shape, args)}
+    if args["baseline"]:
+        nets |= {"vae_" + name: copy.deepcopy(nets[name]) for name in ("enc", "dec")}
     return nets
 
 
@@ -191,8 +182,8 @@ def forward(enc, dec, disc, x, noise, z_p, fakes="both"):
             "dis_real": dis_real, "dis_fake": dis_fake, "dec_gan": dec_gan,
             "enc_gan": F.softplus(-recon).mean(),
             "pixels": F.mse_loss(made[:len(x)], x, reduction="sum") / len(x),
-            **{name: side.sigmoid().mean() for name, side in
-               (("d_real", real), ("d_recon", recon), ("d_sample", sample))}}
+            "d_real": real.sigmoid().mean(), "d_recon": recon.sigmoid().mean(),
+            "d_sample": sample.sigmoid().mean()}
 
 
 def objectives(t, args):
@@ -234,15 +225,11 @@ def train(run, data):
     adversary does not tell a better epoch from a worse one."""
     args, device, split = run.args, run.device, data.train
     nets = {name: net.to(device) for name, net in build(run.shape, vars(args)).items()}
-    three, vae = ([net for name, net in nets.items() if name.startswith("vae_") == v]
-                  for v in (False, True))
-    fused = device.type != "mps"
-    opts = [torch.optim.Adam(net.parameters(), args.lr, (0.5, 0.999), fused=fused) for net in three]
-    parts = dict(zip(("opt_enc", "opt_dec", "opt_disc"), opts))
-    if vae:
-        parts["opt_vae"] = torch.optim.Adam([p for net in vae for p in net.parameters()], args.lr,
-                                            fused=fused)
-    parts["rng"] = rng = torch.Generator(device).manual_seed(args.seed)
+    three, vae = [*nets.values()][:3], [*nets.values()][3:]
+    opts = [adam(net, lr=args.lr, beta1=0.5) for net in three]
+    opts += [adam(*vae, lr=args.lr)] if vae else []
+    rng = torch.Generator(device).manual_seed(args.seed)
+    parts = dict(zip(("opt_enc", "opt_dec", "opt_disc", "opt_vae"), opts)) | {"rng": rng}
     cast, of_gan, of_vae = accelerate(args, device, forward, vae_terms)
     batch = min(args.batch_size, len(split))
     steps = len(split) // batch
@@ -251,15 +238,14 @@ def train(run, data):
             net.train()
         terms = []
         for i, index in enumerate(batches(split, batch, rng)):
-            decay([part for part in parts.values() if part is not rng], args.lr,
-                  (epoch + i / steps) / args.epochs)
+            decay(opts, args.lr, (epoch + i / steps) / args.epochs)
             x = split.images(index)
             noise, z_p = torch.randn(2, batch, args.z_dim, generator=rng, device=device)
-            t = step(three, opts, x, noise, z_p, args, cast, of_gan)
+            t = step(three, opts[:3], x, noise, z_p, args, cast, of_gan)
             if vae:
                 with cast():
                     both = of_vae(*vae, x, noise)
-                descend([both.sum()], [parts["opt_vae"]])
+                descend([both.sum()], opts[3:])
                 t |= dict(zip(("vae_recon", "vae_kl"), both.detach()))
             terms.append(torch.stack([value.float() for value in t.values()]))
             run.progress(epoch, i + 1, steps)
@@ -271,21 +257,13 @@ def train(run, data):
         run.save(-epoch, nets, **parts)                     # every epoch is the lowest so far
 
 
-@torch.no_grad()
 def held_out(enc, dec, split):
     """Squared error an image of a split, from the mean of z; leaves both in eval mode."""
-    mu, _ = encode(enc.eval(), split)
-    return (rebuild(dec.eval(), mu) - split.images(slice(None))).square().sum().item() / len(split)
-
-
-def rebuild(dec, z):
-    """Images (N, C, H, W) in [0, 1] from codes (N, Z)."""
-    return decode(dec, z).sigmoid()
+    made = decode(dec.eval(), encode(enc.eval(), split)[0]).sigmoid()
+    return (made - split.images(slice(None))).square().sum().item() / len(split)
 
 
 # Evaluation
-
-NAMES = {"vae": "VAE", "vaegan": "VAE-GAN"}
 
 
 @torch.no_grad()
@@ -302,22 +280,22 @@ def evaluate(run, data, nets):
         with run.doing(f"reconstructions, samples and FID of the {NAMES[key]}"):
             enc, dec = (nets["vae_" * (key == "vae") + name] for name in ("enc", "dec"))
             mu, logvar = encode(enc, test)
-            recon, drawn[key] = rebuild(dec, mu), rebuild(dec, z_p)
+            recon, drawn[key] = decode(dec, mu).sigmoid(), decode(dec, z_p).sigmoid()
             rows[NAMES[key]] = recon[ten]
+            right = classes_of(judge, recon) == test.y
             results[key] = {
                 "recon_mse": (recon - x).square().mean().item(),
                 "test_kl": kl_divergence(mu, logvar).sum(1).mean().item(),
-                "recon_class_acc": (classes_of(judge, recon) == test.y).float().mean().item(),
+                "recon_class_acc": right.float().mean().item(),
                 "spread": (drawn[key].var(0).sum() / x.var(0).sum()).item(),
                 "class_shares": class_shares(judge, drawn[key], len(data.classes)),
-                **{name: fid(args.fid, data, args.data_dir, images, seed, shows) for name, images in
-                   (("fid", drawn[key]), ("fid_recon", recon))}}
+                "fid": fid(args.fid, data, args.data_dir, drawn[key], seed, shows),
+                "fid_recon": fid(args.fid, data, args.data_dir, recon, seed, shows)}
     mean = data.train.images(slice(None)).mean(0)
     results["mean_image_mse"] = (x - mean).square().mean().item()
     for key, images in (("d_real", x), ("d_recon", recon), ("d_sample", drawn["vaegan"])):
         logits = decode(lambda part: nets["disc"](part)[0], images)
         results[key] = logits.sigmoid().mean().item()
-
     with run.doing("figures"):
         run.figure("curves", curves(run.history, {
             "L_Dis_l, nats an image": ["dis_llike"], "KL, nats an image": ["prior", "vae_kl"],
@@ -344,17 +322,17 @@ def evaluate(run, data, nets):
 def tell(run, r):
     """The report's tables and observations, from the numbers that results.json holds."""
     g, v, there = r["vaegan"], r["vae"], {NAMES[key]: r[key] for key in NAMES if r[key]}
+    rarest = min(g["class_shares"])
     run.table("On test images", ("", *there), [
-        *((text, *(m[key] for m in there.values())) for text, key in
-          (("squared error a pixel of reconstructions", "recon_mse"),
-           ("KL, nats an image", "test_kl"), ("variance of samples, of test images: 1", "spread"))),
-        ("class recognised in reconstructions", *(percent(m["recon_class_acc"])
-                                                  for m in there.values())),
+        ("class recognised in reconstructions",
+         *(percent(m["recon_class_acc"]) for m in there.values())),
         ("rarest class among samples", *(percent(min(m["class_shares"])) for m in there.values())),
-        *((f"Frechet distance of {text}", *(m[key] and m[key][value] for m in there.values()))
-          for text, key, value in (("samples", "fid", "value"), ("as many train images", "fid",
-                                   "floor"), ("reconstructions", "fid_recon", "value"),
-                                   ("train images for test", "fid_recon", "floor")))],
+        *((text, *(value(m, key) for m in there.values())) for text, key in (
+            ("squared error a pixel of reconstructions", "recon_mse"),
+            ("KL, nats an image", "test_kl"), ("variance of samples, of test images: 1", "spread"),
+            ("Frechet distance of samples", "fid.value"), ("of as many train images", "fid.floor"),
+            ("Frechet distance of reconstructions", "fid_recon.value"),
+            ("of train images for test", "fid_recon.floor")))],
         (f"Features: {g['fid']['features']}; {g['fid']['n']:,} samples. " if g["fid"] else "")
         + f"The mean train image has a squared error of {r['mean_image_mse']:.4g}; of the test "
         f"images themselves {percent(r['real_class_acc'])} are recognised.")
@@ -380,9 +358,9 @@ def tell(run, r):
             f"{percent(r['d_recon'])}, samples {percent(r['d_sample'])}: "
             + ("it has won and teaches Dec little (try --gate, a lower --lr)." if won else
                "it has lost." if r["d_sample"] > r["d_real"] else "neither side has won."))
-    if g["spread"] < 0.3 or min(g["class_shares"]) < 0.1 / len(g["class_shares"]):
+    if g["spread"] < 0.3 or rarest < 0.1 / len(g["class_shares"]):
         run.say(f"Samples have collapsed: they vary {percent(g['spread'])} as much as real images, "
-                f"and a LeNet sees the rarest class in {percent(min(g['class_shares']))} of them.")
+                f"and a LeNet sees the rarest class in {percent(rarest)} of them.")
 
 
 def main(argv=None):
@@ -407,7 +385,7 @@ def main(argv=None):
         "term of x or of fakes is below 0.33 nats, Dec where one is above 1.03 (default: no)")
     add("--pixel-weight", type=number(float, low=0), default=0.0,
         help="of the squared error an image, for Enc and Dec (default: 0, the paper's)")
-    args = parse(parser, argv, "vaegan", presets, SMOKE)
+    args = parse(parser, argv, "vaegan", lambda flag: PRESETS[flag["arch"]], SMOKE)
     run = Run("vaegan", args)
     data = load_data(args.data, args.data_dir, args.image_size, args.limit, args.seed)
     run.begin(data)

@@ -1,10 +1,13 @@
-"""Tests import the scripts from the folder above and find real data in the folder DATA_DIR."""
+"""What the tests share: the folders, main() as the command line runs it, the smoke runs."""
 
+import functools
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -17,3 +20,48 @@ def data_dir():
     if not folder or not Path(folder).is_dir():
         pytest.skip("DATA_DIR does not name a folder with the real data sets")
     return folder
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory):
+    """smoke("dann images") -> (folder, output) of the --smoke run from the command line, offline
+    and with an empty data folder; every test sees the same run and leaves it as it is."""
+
+    @functools.cache
+    def run(name):
+        script, *task = name.split()
+        base = tmp_path_factory.mktemp("smoke")
+        argv = [f"{script}.py", "--smoke", *(["--task", *task] if task else []), "--device", "cpu"]
+        done = subprocess.run(
+            [sys.executable, *argv, "--out", base / "run", "--data-dir", base / "data"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0 and done.stderr == "", done.stderr
+        return base / "run", done.stdout
+
+    return run
+
+
+def run_main(script, *argv):
+    """The exit status of a script's main(argv) as the command line runs it."""
+    from eval import command_line
+
+    try:
+        command_line(lambda: script.main([str(word) for word in argv]))
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def same(a, b):
+    """Two checkpoints or results hold the same, times and what was typed aside."""
+    leave = ("seconds", "images_per_second", "threads", "args", "command")
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(
+            same(a[key], b[key]) for key in a if key not in leave and "_seconds" not in str(key)
+        )
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b

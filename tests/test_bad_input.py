@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 
 import cyclevae
+import dann
+import data
 import flowvae_gan
 import mathieu
 import vae
@@ -47,6 +49,15 @@ def run_folder(tmp_path, content=None, raw=None):
     return str(folder)
 
 
+def images_flags(script, argv):
+    """--data NAME as the flags of this script: dann.py's sources stand beside digitsm."""
+    if script is not dann or "--data" not in argv:
+        return argv
+    i = argv.index("--data")
+    task = ["--task", "images", "--source", argv[i + 1], "--target", "digitsm"]
+    return [*argv[:i], *task, *argv[i + 2 :]]
+
+
 def trained(script, tmp_path, **changes):
     """A checkpoint of a script with its default arguments for digits, and with changes."""
 
@@ -57,14 +68,15 @@ def trained(script, tmp_path, **changes):
         raise Caught(args)
 
     with mock.patch.object(script, "Run", stop), pytest.raises(Caught) as caught:
-        script.main(["--data", "digits", "--data-dir", str(tmp_path), "--epochs", "3"])
+        argv = ["--data", "digits", "--data-dir", str(tmp_path), "--epochs", "3"]
+        script.main(images_flags(script, argv))
     leave = ("resume", "eval_only", "overwrite", "out", "command")
     args = {k: v for k, v in vars(caught.value.args[0]).items() if k not in leave}
     content = {
         "script": script.__name__,
         "args": args,
         "epoch": 1,
-        "shape": [1, 28, 28],
+        "shape": [1, 32, 32] if script is dann else [1, 28, 28],
         "n_classes": 10,
         "nets": dict.fromkeys(("enc", "dec", "disc"), {}),
         "parts": {},
@@ -165,8 +177,8 @@ ROWS = {
         "classes",
     ),
     "resume with another flag": (
-        lambda t, script: ["--resume", "--out", run_folder(t, trained(script, t)), "--z-dim", "5"],
-        "--z-dim",
+        lambda t, script: ["--resume", "--out", run_folder(t, trained(script, t)), "--lr", "5"],
+        "--lr",
     ),
     "resume with fewer epochs": (
         lambda t, script: ["--resume", "--out", run_folder(t, trained(script, t)), "--epochs", "2"],
@@ -204,16 +216,30 @@ ROWS = {
             "--seed": ("-1", "x"),
             "--limit": ("0",),
             "--image-size": ("0", "15", "9999"),
-            "--z-dim": ("0", "2.5"),
         }
     ),
 }
+Z_DIM = {
+    "resume with another model": (
+        lambda t, script: ["--resume", "--out", run_folder(t, trained(script, t)), "--z-dim", "5"],
+        "--z-dim",
+    ),
+    **bad_values({"--z-dim": ("0", "2.5")}),
+}
+
+
+def beside_digits(target, *more):
+    """The row of dann.py's digits with this target."""
+    flags = ["--task", "images", "--source", "digits", "--target", target, "--limit", "200", *more]
+    return lambda t, script: flags
+
 
 PAIRS = {
     "a class with one image": (lambda t, script: ["--data", images(t / "pair", 6, 1)], "class")
 }
 OWN = {
     cyclevae: {
+        **Z_DIM,
         **PAIRS,
         "image size without networks": (
             lambda t, script: ["--data", "digits", "--image-size", "40"],
@@ -230,19 +256,22 @@ OWN = {
         ),
     },
     mathieu: {
+        **Z_DIM,
         **PAIRS,
         **bad_values(
             {
-                "--s-dim": ("0",),
+                "--s-dim": ("0", "x"),
                 "--arch": ("huge",),
-                "--discriminator": ("none",),
+                "--discriminator": ("none", "both"),
                 "--recon-weight": ("0", "nan"),
+                "--own-weight": ("-1",),
                 "--kl-weight": ("-1", "inf"),
                 "--adv-weight": ("-1", "x"),
             }
         ),
     },
     vae: {
+        **Z_DIM,
         "image size without networks": (
             lambda t, script: ["--data", "digits", "--arch", "conv", "--image-size", "37"],
             "--image-size",
@@ -267,6 +296,7 @@ OWN = {
         ),
     },
     vaegan: {
+        **Z_DIM,
         **bad_values(
             {
                 "--loss": ("wgan",),
@@ -280,6 +310,7 @@ OWN = {
         ),
     },
     flowvae_gan: {
+        **Z_DIM,
         **bad_values(
             {
                 "--model": ("vqvae",),
@@ -296,6 +327,48 @@ OWN = {
             }
         ),
     },
+    dann: {
+        "data folder is a file": (
+            lambda t, script: [
+                *("--task", "images", "--data-dir"),
+                str((t / "f").write_text("x") and t / "f"),
+            ],
+            "/f",
+        ),
+        "unknown target": (beside_digits("nothing"), "nothing"),
+        "mnistm missing and no network": (beside_digits("mnistm"), "BSDS500"),
+        "other classes": (
+            lambda t, script: beside_digits(images(t / "a", 6, 6))(t, script),
+            "classes",
+        ),
+        "a target of one class": (
+            lambda t, script: beside_digits(images(t / "a", 6))(t, script),
+            "class",
+        ),
+        "resume with another network": (
+            lambda t, script: ["--resume", "--out", run_folder(t, trained(script, t)), "--arch=bn"],
+            "--arch",
+        ),
+        "small images": (beside_digits("digitsm", "--image-size", "12"), "--image-size"),
+        "a batch of one": (
+            beside_digits("digitsm", "--arch", "bn", "--batch-size", "3"),
+            "--batch-size",
+        ),
+        "--data": (lambda t, script: ["--points", "20", f"--data={t}"], "--data"),
+        **bad_values(
+            {
+                "--task": ("suns",),
+                "--points": ("5", "x"),
+                "--hidden": ("0", "1.5"),
+                "--lam": ("-1", "nan"),
+                "--domain-weight": ("-1", "inf"),
+                "--seeds": ("0", "x"),
+                "--mean": ("none",),
+                "--decay": ("cosine",),
+                "--arch": ("resnet",),
+            }
+        ),
+    },
 }
 CASES = {
     f"{script.__name__}: {what}": (script, *row)
@@ -308,7 +381,12 @@ CASES = {
 def test_bad_input_is_one_sentence_status_2_and_nothing_written(
     script, argv, words, tmp_path, capsys, monkeypatch
 ):
-    argv = argv(tmp_path, script)
+    def no_network(root):
+        raise OSError("no network")
+
+    for name in ("mnist", "mnistm"):
+        monkeypatch.setattr(data.SETS[name], "fetch", no_network)
+    argv = images_flags(script, argv(tmp_path, script))
     monkeypatch.chdir(tmp_path)  # --out and --data-dir default to folders here
     before = snapshot(tmp_path)
     if "--data-dir" not in argv:

@@ -3,17 +3,14 @@
 import argparse
 import json
 import math
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
 from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
 import vae
-from conftest import ROOT
-from eval import checkpoint, command_line, encode
+from conftest import run_main
+from eval import encode
 
 RNG = torch.Generator().manual_seed(0)
 FIGURES = {"curves", "reconstructions", "learning", "samples", "samples_100", "tsne", "confusion"}
@@ -26,8 +23,6 @@ ARGS = {
     "seed": 0,
     "ae": None,
 }
-TINY = ["--data", "digits", "--limit", "400", "--batch-size", "32", "--device", "cpu"]
-TINY += ["--fid", "none"]
 
 
 def randn(*shape):
@@ -36,15 +31,6 @@ def randn(*shape):
 
 def nets(shape=(1, 8, 8), **changes):
     return [net.double() for net in vae.build(shape, {**ARGS, **changes}).values()]
-
-
-def run_main(*argv):
-    """The exit status of main(argv) as the command line runs it."""
-    try:
-        command_line(lambda: vae.main([str(a) for a in argv]))
-    except SystemExit as stop:
-        return stop.code
-    return 0
 
 
 def test_kl_is_that_of_torch_distributions_with_and_without_a_prior():
@@ -168,45 +154,21 @@ def test_held_out_weighs_a_short_last_batch_as_it_should():
     assert math.isclose(mse, want, rel_tol=1e-5)
 
 
-# the run
+# the runs
 
 
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """One --smoke run from the command line, offline: (folder, seconds, output)."""
-    base = tmp_path_factory.mktemp("smoke")
-    start = time.perf_counter()
-    done = subprocess.run(
-        [
-            *(sys.executable, str(ROOT / "vae.py"), "--smoke", "--device", "cpu"),
-            *("--out", str(base / "run"), "--data-dir", str(base / "data")),
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return base / "run", time.perf_counter() - start, done.stdout
-
-
-def test_smoke_writes_every_figure_and_key_and_says_that_it_is_one(smoke):
-    folder, _, output = smoke
-    assert {path.stem for path in folder.glob("figures/*.png")} == FIGURES
-    assert "smoke run" in (folder / "report.html").read_text()
-    assert output.strip().splitlines()[-1].endswith("report.html")
-    r = json.loads((folder / "results.json").read_text())
-    keys = "test_elbo test_recon test_kl active_units nll fid svm_linear svm_rbf"
-    assert set(keys.split()) < set(r) and r["smoke"] is True
-    assert set(r["nll"]) == {"nats", "bits_per_dim", "k", "n", "stderr"}
-    assert set(r["fid"]) == {"value", "floor", "features", "n"} and "LeNet" in r["fid"]["features"]
-    assert set(r["svm_rbf"]) == {"accuracy", "precision", "recall", "f1", "confusion"}
+def test_smoke_s_numbers_fit_together(smoke):
+    r = json.loads((smoke("vae")[0] / "results.json").read_text())
+    assert "LeNet" in r["fid"]["features"] and r["nll"]["k"] == r["args"]["nll_k"] == 50
     assert len(r["code_mean"]) == len(r["code_std"]) == 20 and 0 <= r["off_support"] <= 1
     assert math.isclose(r["test_elbo"], r["test_recon"] + r["test_kl"], rel_tol=1e-5)
     assert math.isclose(r["nll"]["bits_per_dim"], r["nll"]["nats"] / 784 / math.log(2))
 
 
 def test_nae_trains_ae_beside_it_or_takes_one_that_is_given(tmp_path):
-    flags = [*TINY, "--epochs", "2", "--data-dir", tmp_path]
-    assert run_main("--model", "nae", *flags, "--smoke", "--out", tmp_path / "nae") == 0
+    flags = "--data digits --limit 400 --batch-size 32 --device cpu --fid none".split()
+    flags += ["--epochs", "2", "--data-dir", tmp_path]
+    assert run_main(vae, "--model", "nae", *flags, "--smoke", "--out", tmp_path / "nae") == 0
     r = json.loads((tmp_path / "nae" / "results.json").read_text())
     assert set("test_mse fid code_mean code_std off_support svm_rbf".split()) < set(r)
     assert r["fid"] is None and len(r["code_mean"]) == 2
@@ -216,74 +178,11 @@ def test_nae_trains_ae_beside_it_or_takes_one_that_is_given(tmp_path):
     figures = {path.stem for path in (tmp_path / "nae" / "figures").glob("*.png")}
     plane = {f"{what}_{name}" for what in ("plane", "decoded") for name in ("ae", "nae")}
     assert figures == FIGURES | plane
-    assert run_main("--model", "ae", *flags, "--smoke", "--out", tmp_path / "ae") == 0
+    assert run_main(vae, "--model", "ae", *flags, "--smoke", "--out", tmp_path / "ae") == 0
     ae = json.loads((tmp_path / "ae" / "results.json").read_text())
     assert ae["test_mse"] == pytest.approx(r["beside"]["test_mse"], rel=1e-5)  # the same training
     given = ["--ae", tmp_path / "ae" / "best.pt", "--out", tmp_path / "given"]
-    assert run_main("--model", "nae", *flags, "--smoke", *given) == 0
+    assert run_main(vae, "--model", "nae", *flags, "--smoke", *given) == 0
     r = json.loads((tmp_path / "given" / "results.json").read_text())
     assert r["beside"]["test_mse"] == ae["test_mse"]
     assert set(vae.load(tmp_path / "given" / "best.pt")) == {"enc", "dec"}
-
-
-def train_only(monkeypatch, *argv):
-    monkeypatch.setattr(vae, "evaluate", lambda *_: None)
-    return run_main(*argv)
-
-
-def test_resume_is_bit_exact_with_the_pictures_of_earlier_epochs(monkeypatch, tmp_path):
-    flags = [*TINY, "--binarize", "--data-dir", tmp_path, "--epochs", "2"]
-    assert train_only(monkeypatch, *flags, "--out", tmp_path / "whole") == 0
-    real_log, calls = vae.Run.log, []
-
-    def interrupted(self, *args, **terms):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt  # in the second epoch, before it is saved
-        return real_log(self, *args, **terms)
-
-    monkeypatch.setattr(vae.Run, "log", interrupted)
-    assert train_only(monkeypatch, *flags, "--out", tmp_path / "halves") == 130
-    monkeypatch.setattr(vae.Run, "log", real_log)
-    assert train_only(monkeypatch, "--resume", "--out", tmp_path / "halves") == 0
-    whole, halves = (checkpoint(tmp_path / n / "last.pt", "vae") for n in ("whole", "halves"))
-    for part in ("nets", "kept"):
-        assert whole[part].keys() == halves[part].keys()
-    for name, state in whole["nets"].items():
-        assert all(torch.equal(value, halves["nets"][name][k]) for k, value in state.items())
-    assert list(whole["kept"]) == ["before training", "after epoch 1", "after the last"]
-    assert all(torch.equal(value, halves["kept"][k]) for k, value in whole["kept"].items())
-    assert torch.equal(whole["parts"]["rng"], halves["parts"]["rng"])
-
-
-def test_eval_only_repeats_the_numbers(smoke):
-    before = json.loads((smoke[0] / "results.json").read_text())
-    assert run_main("--eval-only", "--out", smoke[0]) == 0
-    after = json.loads((smoke[0] / "results.json").read_text())
-    leave = {"seconds", "threads"}
-    assert all(after[k] == before[k] for k in before.keys() - leave)
-
-
-def test_a_loss_that_is_not_finite_ends_the_run(monkeypatch, tmp_path, capsys):
-    real, calls = vae.vae_loss, []
-
-    def breaks(*args):
-        calls.append(1)
-        return real(*args) * (math.nan if len(calls) == 15 else 1)
-
-    monkeypatch.setattr(vae, "vae_loss", breaks)
-    monkeypatch.setattr(vae.losses, "__defaults__", (breaks, vae.ae_loss))
-    flags = [*TINY, "--data-dir", tmp_path, "--epochs", "3", "--out", tmp_path / "run"]
-    assert train_only(monkeypatch, *flags) == 2
-    error = capsys.readouterr().err
-    assert "is not finite in epoch 2" in error and error.count("\n") == 1
-    assert checkpoint(tmp_path / "run" / "last.pt", "vae")["epoch"] == 1
-
-
-@pytest.mark.parametrize("name", ["mnist", "faces", "svhn"])
-def test_real_sets_run_from_pixels_to_report(name, data_dir, tmp_path):
-    extra = ["--fid", "none"] if name != "mnist" else []
-    flags = ["--smoke", "--data", name, "--limit", "1500", "--data-dir", data_dir, *extra]
-    assert run_main(*flags, "--out", tmp_path / "run") == 0
-    r = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert r["data"] == name and r["svm_rbf"]["accuracy"] > 0.1

@@ -1,0 +1,529 @@
+"""What every script promises of a run: its files, eval-only, resume, Ctrl-C, kill -9, errors.
+
+SCRIPTS is what differs; tests of one paper's own matters are in test_<script>.py."""
+
+import functools
+import importlib
+import json
+import math
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+import pytest
+import torch
+
+import eval as evaluation
+from conftest import ROOT, run_main, same
+from eval import Run, checkpoint
+
+# ----------------------------------------------------------------------- what differs
+
+DIGITS = "--data digits --limit 160 --batch-size 32"
+PROBES = (
+    "test_recon test_kl live_dims s_train_acc s_test_acc z_train_acc z_test_acc "
+    "z_mean_train_acc z_mean_test_acc chance majority factors real_class_acc "
+)
+INTERPOLATIONS = "interpolation_1 interpolation_2 interpolation_3"
+
+
+class Script(NamedTuple):
+    """A row of SCRIPTS."""
+
+    tiny: str  # flags of a training that takes a second
+    figures: str  # of the smoke run
+    keys: str  # of results.json, besides COMMON
+    nets: str  # in the checkpoint of a tiny run, as `parts` and `kept`
+    misfit: dict  # an argument that asks for weights of another size
+    breaks: tuple  # a function of train, the part of its result that becomes nan, the term to blame
+    parts: str = ""
+    kept: tuple = ()
+    lowest: str = None  # the column of the log that chooses best.pt; None: the last epoch
+    real: dict = {}  # {set of DATA_DIR: flags of a smoke run on it}
+    learned: object = None  # what (results, report) of these runs have to show
+
+
+SCRIPTS = {
+    "cyclevae": Script(
+        tiny=DIGITS,
+        figures=f"curves swap_grid swap_grid_unseen {INTERPOLATIONS} tsne_class tsne_factors "
+        "prediction_networks",
+        keys=PROBES + "s_to_z_r2 z_to_s_r2 s_to_z_class_acc z_to_s_class_acc decoded_class_acc",
+        nets="enc dec",
+        parts="opt opt_reverse rng",
+        misfit={"z_dim": 5},
+        breaks=("forward_cycle", 1, "kl"),
+        lowest="val",
+        real=dict.fromkeys(("mnist", "faces", "sprites2015"), "--epochs 1")
+        | {"yaleb": "--epochs 1 --image-size 32"},
+        learned=lambda r, report: r["s_train_acc"] > r["chance"],
+    ),
+    "mathieu": Script(
+        tiny=DIGITS,
+        figures=f"curves adversary reconstructions swap_grid samples styles {INTERPOLATIONS} "
+        "tsne_class",
+        keys=PROBES + "d_real_acc d_fake_acc loss_d loss_g settled swap_class_acc prior_class_acc",
+        nets="enc dec disc",
+        parts="opt opt_disc rng",
+        misfit={"arch": "big"},
+        breaks=("adversary", 0, "loss_g"),
+        real=dict.fromkeys(("mnist", "yaleb"), "--epochs 2 --limit 400"),
+        learned=lambda r, report: r["s_train_acc"] > r["chance"],
+    ),
+    "vae": Script(
+        tiny=DIGITS + " --binarize --fid none",
+        figures="curves reconstructions learning samples samples_100 tsne confusion",
+        keys="test_mse code_mean code_std off_support fid fid_rebuilt beside svm_linear svm_rbf "
+        "test_elbo test_recon test_kl active_units nll nll_all",
+        nets="enc dec",
+        parts="opt rng",
+        kept=("before training", "after epoch 1", "after the last"),
+        misfit={"hidden": [7]},
+        breaks=("vae_loss", None, "loss"),
+        lowest="val",
+        real={
+            "mnist": "--limit 1500",
+            "faces": "--limit 1500 --fid none",
+            "svhn": "--limit 1500 --fid none",
+        },
+        learned=lambda r, report: r["svm_rbf"]["accuracy"] > 0.1,
+    ),
+    "dann moons": Script(
+        tiny="--points 20 --hidden 4 --seeds 3",
+        figures="moons panels curves",
+        keys="seeds points nn dann",
+        nets="nn dann",
+        kept=("nn", "dann"),
+        misfit={"hidden": 7},
+        breaks=("scores", "loss", "nn_loss"),
+    ),
+    "dann images": Script(
+        tiny="--task images --source digits --target digitsm --limit 200 --batch-size 64 "
+        "--arch bn --seeds 2",
+        figures="curves domains tsne_domains",
+        keys="seeds source_only dann target_only average domain_acc gap_covered pad_source_only "
+        "pad_dann",
+        nets="source_only dann target_only average source_only_1 dann_1 target_only_1 average_1",
+        parts="opt_0 opt_1 rng_0 rng_1",
+        misfit={"arch": "bn"},
+        breaks=("objective", 1, "domain"),
+        real={"mnist-mnistm": "--task images --source mnist --target mnistm"},
+        learned=lambda r, report: "76.7 %" in report and "55.8 %" in report,
+    ),
+    "vaegan": Script(
+        tiny=DIGITS + " --arch conv --width 2 --gate --fid none",
+        figures="curves discriminator reconstructions samples samples_100_vae samples_100_vaegan",
+        keys="vae vaegan d_real d_recon d_sample real_class_acc mean_image_mse",
+        nets="enc dec disc vae_enc vae_dec",
+        parts="opt_enc opt_dec opt_disc opt_vae rng",
+        misfit={"width": 7},
+        breaks=("forward", "dis_llike", "dis_llike"),
+        real=dict.fromkeys(
+            ("fashion", "faces", "mnistm"),
+            "--limit 600 --arch conv --width 4 --epochs 1 --fid none",
+        ),
+        learned=lambda r, report: 0 < r["vaegan"]["recon_mse"] < 1,
+    ),
+    "flowvae_gan": Script(
+        tiny=DIGITS + " --binarize --width 4 --fid none",
+        figures="curves curves_flow_after interpolations learning samples",
+        keys="vae flow_joint flow_after gan real_class_acc",
+        nets="vae_enc vae_dec flow_joint_enc flow_joint_dec flow_joint_flow flow_after_flow "
+        "gan_dec gan_disc",
+        parts="now_vae_enc now_vae_dec now_flow_joint_enc now_flow_joint_dec now_flow_joint_flow "
+        "now_flow_after_flow now_gan_dec now_gan_disc opt_vae_0 opt_flow_joint_0 opt_gan_0 "
+        "opt_gan_1 rng_vae rng_flow_joint rng_gan",
+        kept=("VAE, epoch 1", "joint flow, epoch 1", "GAN, epoch 1", "flow_after"),
+        misfit={"z_dim": 5},
+        breaks=("vae_loss", None, "vae_recon"),
+        real=dict.fromkeys(
+            ("mnist", "svhn", "mnistm"),
+            "--limit 400 --width 4 --epochs 1 --nll-k 2 --fid none",
+        ),
+        learned=lambda r, report: (
+            r["flow_joint"]["nll"]["nats"] > 0 and r["args"]["binarize"] == (r["data"] == "mnist")
+        ),
+    ),
+}
+
+COMMON = "script data command args versions device threads seconds epochs seed smoke"
+FILES = {"args.json", "log.csv", "best.pt", "last.pt", "results.json", "report.html", "figures"}
+FACTORS = {"yaleb": {"azimuth", "elevation"}, "sprites2015": {"action", "direction", "frame"}}
+INSIDE = {  # keys of what results.json holds by these names
+    "fid": "value floor features n",
+    "nll": "nats bits_per_dim n stderr",
+    "svm_linear": "accuracy precision recall f1 confusion",
+    "svm_rbf": "accuracy precision recall f1 confusion",
+}
+TINY = {name: row.tiny.split() for name, row in SCRIPTS.items()}
+TINY["mathieu pair"] = f"{DIGITS} --limit 80 --discriminator pair --arch big".split()
+
+scripts = pytest.mark.parametrize("name", SCRIPTS)
+trainings = pytest.mark.parametrize("name", TINY)
+
+
+def module(name):
+    return importlib.import_module(name.split()[0])
+
+
+def results(folder):
+    """results.json, which holds no NaN or Infinity."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} in results.json")
+
+    return json.loads((folder / "results.json").read_text(), parse_constant=refuse)
+
+
+def last(folder, name):
+    """last.pt, without the seconds that stand in the curve of flowvae_gan.py's second flow."""
+    content = checkpoint(folder / "last.pt", name.split()[0])
+    if "flow_after" in content["kept"]:
+        content["kept"]["flow_after"] = content["kept"]["flow_after"][:, :2]
+    return content
+
+
+def train(name, *argv):
+    """The exit status of main() without the evaluation."""
+    script = module(name)
+    with pytest.MonkeyPatch.context() as patch:
+        for part in [part for part in vars(script) if part.startswith("evaluate")]:
+            patch.setattr(script, part, lambda *_: None)
+        return run_main(script, *argv)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """tiny(name, out, epochs=2) -> the arguments of a tiny training into the folder `out`."""
+    data = tmp_path_factory.mktemp("data")
+
+    def argv(name, out, epochs=2):
+        flags = ["--device", "cpu", "--epochs", epochs, "--data-dir", data, "--out", out]
+        return [*TINY[name], *flags]
+
+    return argv
+
+
+@pytest.fixture(scope="session")
+def whole(tiny, tmp_path_factory):
+    """whole(name) -> the folder of a tiny training of two epochs, without interruption."""
+
+    @functools.cache
+    def folder(name):
+        out = tmp_path_factory.mktemp("whole") / "run"
+        assert train(name, *tiny(name, out)) == 0
+        return out
+
+    return folder
+
+
+# ----------------------------------------------------------------------- files and numbers
+
+
+@scripts
+def test_smoke_writes_every_file_and_figure_and_says_that_it_is_one(name, smoke):
+    folder, output = smoke(name)
+    assert {path.name for path in folder.iterdir()} == FILES
+    figures = SCRIPTS[name].figures.split()
+    assert {path.name for path in folder.glob("figures/*")} == {f"{fig}.png" for fig in figures}
+    report = (folder / "report.html").read_text()
+    assert report.count("data:image/png;base64,") == len(figures) and "smoke run" in report
+    assert output.strip().splitlines()[-1] == str(folder / "report.html")
+
+
+@scripts
+def test_the_report_is_one_file_that_asks_for_nothing_from_elsewhere(name, smoke):
+    report = (smoke(name)[0] / "report.html").read_text().partition("<pre>")[0]
+    assert not re.findall(r"http|<script|<link|<iframe|url\(|@import", report)
+    sources = re.findall(r'(?:src|href)="([^"]{11})', report)
+    assert sources and set(sources) == {"data:image/"}
+
+
+@scripts
+def test_results_hold_every_key_with_plain_numbers_in_range(name, smoke):
+    r = results(smoke(name)[0])
+    assert set(r) == {*COMMON.split(), *SCRIPTS[name].keys.split()}
+    assert r["script"] == name.split()[0] and r["smoke"] is True and r["seed"] == 0
+    assert r["command"].startswith(f"python {r['script']}.py --smoke") and r["seconds"] > 0
+    assert r["epochs"] == len((smoke(name)[0] / "log.csv").read_text().splitlines()) - 1
+
+    def check(part):
+        for key, value in part.items():
+            if key.endswith(("_acc", "accuracy")):
+                assert 0 <= value <= 1, key
+            if isinstance(value, dict):
+                assert set(value) - {"k"} == set(INSIDE.get(key, " ".join(value)).split()) - {
+                    "k"
+                }, key
+                check(value)
+
+    check({key: value for key, value in r.items() if key != "args"})
+
+
+@scripts
+def test_best_pt_is_the_epoch_with_the_lowest_validation_loss_or_against_an_adversary_the_last(
+    name, smoke
+):
+    folder, lowest = smoke(name)[0], SCRIPTS[name].lowest
+    best, end = checkpoint(folder / "best.pt", name.split()[0]), last(folder, name)
+    if lowest:
+        assert best["epoch"] == min(end["history"], key=lambda row: row[lowest])["epoch"]
+    else:
+        assert best["epoch"] == end["epoch"] == len(best["history"])
+        assert same(best["nets"], end["nets"])
+
+
+@scripts
+def test_load_gives_the_networks_of_a_checkpoint_in_one_line_ready_for_use(name, smoke, whole):
+    for folder in (smoke(name)[0], whole(name)):
+        nets = module(name).load(folder / "best.pt")
+        assert set(nets) == {net for net in SCRIPTS[name].nets.split() if not net.endswith("_1")}
+        assert not any(net.training for net in nets.values())
+
+
+@pytest.mark.parametrize(
+    "name, given",
+    [
+        *((name, "best.pt") for name in SCRIPTS),
+        *((name, "all of the run") for name in ("vae", "vaegan", "flowvae_gan")),
+    ],
+)
+def test_eval_only_repeats_numbers_and_figures(name, given, smoke, tmp_path):
+    folder, out = smoke(name)[0], tmp_path / "run"
+    before, weights = results(folder), (folder / "best.pt").read_bytes()
+    shutil.copytree(folder, out) if given != "best.pt" else out.mkdir()
+    (out / "best.pt").write_bytes(weights)
+    (out / "results.json").unlink(missing_ok=True)
+    assert run_main(module(name), "--eval-only", "--out", out) == 0
+    assert same(before, results(out))
+    figures = [{path.name for path in run.glob("figures/*")} for run in (folder, out)]
+    assert figures[0] == figures[1] and (out / "best.pt").read_bytes() == weights
+    if given == "best.pt":
+        assert run_main(module(name), "--resume", "--out", out) == 2  # would train over the weights
+        assert (out / "best.pt").read_bytes() == weights
+
+
+@scripts
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (lambda row: {"script": "other"}, "other.py"),
+        (lambda row: {"n_classes": 7}, "classes"),
+        (lambda row: {"shape": [2, 9, 9]}, "images of"),
+        (lambda row: {"args": row.misfit}, "shape"),
+        (lambda row: {"nets": {}}, "shape|damaged"),
+    ],
+    ids=["script", "classes", "images", "arguments", "weights"],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused_in_one_sentence(
+    name, changes, words, smoke, tmp_path, capsys
+):
+    content = torch.load(smoke(name)[0] / "best.pt", weights_only=True)
+    for key, value in changes(SCRIPTS[name]).items():
+        content[key] = content[key] | value if key == "args" else value
+    torch.save(content, tmp_path / "best.pt")
+    saved = (tmp_path / "best.pt").read_bytes()
+    assert run_main(module(name), "--eval-only", "--out", tmp_path) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and any(word in error for word in words.split("|")), error
+    assert (tmp_path / "best.pt").read_bytes() == saved
+
+
+@pytest.mark.parametrize(
+    "name, data", [(name, data) for name, row in SCRIPTS.items() for data in row.real]
+)
+def test_real_sets_run_from_pixels_to_report(name, data, data_dir, tmp_path):
+    if data == "sprites2015":
+        pytest.importorskip("h5py")
+    row, sets = SCRIPTS[name], [] if "-" in data else ["--data", data]
+    flags = ["--smoke", *sets, *row.real[data].split(), "--data-dir", data_dir]
+    assert run_main(module(name), *flags, "--out", tmp_path / "run") == 0
+    r, report = results(tmp_path / "run"), (tmp_path / "run" / "report.html").read_text()
+    assert r["data"] == data and row.learned(r, report)
+    assert FACTORS.get(data, set()) <= set(r.get("factors", FACTORS.get(data)) or ())
+
+
+# ----------------------------------------------------------------------- interrupted runs
+
+
+@trainings
+def test_ctrl_c_says_how_to_go_on_and_resume_is_bit_exact(
+    name, whole, tiny, monkeypatch, tmp_path, capsys
+):
+    log, calls = Run.log, []
+
+    def interrupted(run, *args, **terms):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt  # in the second epoch, before it is saved
+        return log(run, *args, **terms)
+
+    out, row = tmp_path / "a run", SCRIPTS.get(name, SCRIPTS["mathieu"])
+    monkeypatch.setattr(Run, "log", interrupted)
+    assert train(name, *tiny(name, out)) == 130
+    monkeypatch.setattr(Run, "log", log)
+    assert {p.name for p in out.iterdir()} == FILES - {"results.json", "report.html"}
+    _, _, *words = shlex.split(capsys.readouterr().out.rpartition("to go on: ")[2])
+    assert words == ["--resume", "--epochs", "2", "--out", str(out)]
+    assert train(name, *words) == 0
+    ours = last(out, name)
+    assert ours["epoch"] == 2 and same(last(whole(name), name), ours)
+    for part in ("nets", "parts"):
+        assert set(ours[part]) == set(getattr(row, part).split())
+    assert tuple(ours["kept"]) == row.kept
+
+
+@scripts
+def test_the_seed_decides_and_it_alone(name, whole, tiny, tmp_path):
+    first = last(whole(name), name)
+    for seed in (0, 5):
+        assert train(name, *tiny(name, tmp_path / str(seed)), "--seed", seed) == 0
+    assert same(first, last(tmp_path / "0", name))
+    assert not same(first["nets"], last(tmp_path / "5", name)["nets"])
+
+
+@scripts
+def test_resume_may_raise_the_epochs(name, whole, tmp_path):
+    out = shutil.copytree(whole(name), tmp_path / "run")
+    assert train(name, "--resume", "--epochs", "3", "--out", out) == 0
+    longer = last(out, name)
+    assert longer["epoch"] == len(longer["history"]) == longer["args"]["epochs"] == 3
+    if not SCRIPTS[name].lowest:
+        best = checkpoint(out / "best.pt", name.split()[0])
+        assert best["epoch"] == len(best["history"]) == 3
+
+
+@scripts
+def test_resume_before_the_first_epoch_starts_from_the_beginning(
+    name, whole, tiny, monkeypatch, tmp_path
+):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    for part in [part for part in vars(module(name)) if part.startswith("train")]:
+        monkeypatch.setattr(module(name), part, interrupted)
+    assert train(name, *tiny(name, tmp_path / "run")) == 130
+    monkeypatch.undo()
+    assert train(name, "--resume", "--out", tmp_path / "run") == 0
+    assert same(last(whole(name), name), last(tmp_path / "run", name))
+
+
+@pytest.mark.parametrize("name", [name for name, row in SCRIPTS.items() if row.parts])
+def test_resume_on_another_kind_of_device_seeds_the_generators_anew(
+    name, whole, monkeypatch, tmp_path
+):
+    content = last(whole(name), name)
+    for part, state in content["parts"].items():
+        if part.startswith("rng"):
+            content["parts"][part] = torch.zeros(16, dtype=torch.uint8)  # the size of a CUDA state
+        for group in state["param_groups"] if part.startswith("opt") else []:
+            group["fused"] = None
+    torch.save(content, tmp_path / "last.pt")
+    real, seen = Run.resume, {}
+
+    def resume(run, nets, **parts):
+        assert real(run, nets, **parts) == 2
+        seen.update(parts)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "resume", resume)
+    assert train(name, "--resume", "--epochs", "3", "--out", tmp_path) == 130
+    generators = [part for part in seen.values() if isinstance(part, torch.Generator)]
+    optimisers = [part for part in seen.values() if isinstance(part, torch.optim.Optimizer)]
+    assert generators and all(rng.initial_seed() == 2 for rng in generators)
+    assert optimisers and all(opt.param_groups[0]["fused"] is True for opt in optimisers)
+
+
+@scripts
+def test_kill_in_mid_epoch_loses_that_epoch_only(name, tiny, monkeypatch, tmp_path):
+    script, out = name.split()[0], tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, ROOT / f"{script}.py", *map(str, tiny(name, out, epochs=2000))],
+        stdout=subprocess.DEVNULL,
+    )
+    log = out / "log.csv"
+    deadline = time.time() + 120
+    while not (log.exists() and len(log.read_text().splitlines()) > 3) and time.time() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = last(out, name)["epoch"]
+    assert 2 <= done < 2000  # the log's row comes before the checkpoint
+    seen = []
+    monkeypatch.setattr(Run, "save", lambda run, *_, **__: seen.append(len(run.history)) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(name, "--resume", "--out", out)
+    assert seen == [done + 1]  # it goes on with the epoch that was lost
+
+
+# ----------------------------------------------------------------------- errors
+
+
+@scripts
+def test_a_loss_that_is_not_finite_ends_the_run_and_the_last_good_checkpoint_stays(
+    name, whole, tiny, monkeypatch, tmp_path, capsys
+):
+    function, part, term = SCRIPTS[name].breaks
+    real, out = getattr(module(name), function), tmp_path / "run"
+
+    def breaks(*args):
+        found = real(*args)
+        if not (out / "last.pt").exists():
+            return found  # the first epoch
+        if part is None:
+            return found * math.nan
+        if isinstance(found, dict):
+            return found | {part: found[part] * math.nan}
+        return [value * math.nan if i == part else value for i, value in enumerate(found)]
+
+    monkeypatch.setattr(module(name), function, breaks)
+    assert train(name, *tiny(name, out)) == 2
+    error = capsys.readouterr().err
+    assert f"{term} is not finite in epoch 2" in error and error.count("\n") == 1, error
+    assert "the checkpoint of epoch 1 stays" in error
+    ours, two = last(out, name), last(whole(name), name)
+    assert ours["epoch"] == 1 and same(ours["history"], two["history"][:1])
+
+
+@scripts
+def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_stays(
+    name, tiny, monkeypatch, tmp_path, capsys
+):
+    real, calls = evaluation.write, []
+
+    def full(path, content):
+        calls.append(path.name)
+        if calls.count("last.pt") == 2:
+            raise OSError(28, "No space left on device", str(path))
+        real(path, content)
+
+    monkeypatch.setattr(evaluation, "write", full)
+    assert train(name, *tiny(name, tmp_path / "run")) == 2
+    error = capsys.readouterr().err
+    assert "last.pt cannot be" in error and "No space left" in error and error.count("\n") == 1
+    assert last(tmp_path / "run", name)["epoch"] == 1
+
+
+def test_help_names_the_flags_and_costs_no_more_than_importing_torch():
+    code = """
+import contextlib, importlib, io, sys
+for name, flag in zip(sys.argv[1::2], sys.argv[2::2]):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        importlib.import_module(name).main(["--help"])
+    assert f"--{flag}" in out.getvalue() and "--eval-only" in out.getvalue(), name
+    heavy = {"torchvision", "sklearn", "matplotlib", "scipy", "PIL"} & set(sys.modules)
+    assert not heavy, (name, heavy)
+"""
+    own = "cyclevae kl-weight mathieu adv-weight vae iwae dann domain-weight vaegan gate"
+    argv = [*own.split(), "flowvae_gan", "flow-fit"]
+    assert set(argv[::2]) == {name.split()[0] for name in SCRIPTS}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
