@@ -10,7 +10,7 @@ from torch.distributions import Normal, kl_divergence
 import bench
 import cyclevae
 
-# ----------------------------------------------------------------------- the objective
+# the objective
 
 
 @pytest.mark.parametrize("size", [28, 32, 60, 64])
@@ -106,7 +106,7 @@ def test_the_reverse_cycle_is_zero_where_both_images_share_s():
     assert cyclevae.reverse_cycle(enc, dec, x, z) > 0
 
 
-# ----------------------------------------------------------------------- the smoke run
+# the smoke run
 
 
 def test_smoke_probes_eight_classes_and_every_factor_of_the_poses(smoke):

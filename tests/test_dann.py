@@ -35,7 +35,7 @@ def weights(net):
     return {name: getattr(net, name).clone() for name in "WbVcud"}
 
 
-# ----------------------------------------------------------------------- Algorithm 1
+# Algorithm 1
 
 
 def autograd_step(w, x, y, x_target, lam, mu, adversarial):
@@ -128,7 +128,7 @@ def test_the_moons_give_what_the_authors_script_gives():
     assert late.min() >= 0.88 and (late >= nn["target"] + 0.05).all()
 
 
-# ----------------------------------------------------------------------- networks and objective
+# networks and objective
 
 
 def test_fig_4a_has_the_papers_weights_and_order():
@@ -219,7 +219,7 @@ def test_the_proxy_a_distance_is_that_of_the_best_cut():
     )
 
 
-# ----------------------------------------------------------------------- the images
+# the images
 
 
 def arguments(*argv):
@@ -289,7 +289,7 @@ def test_a_target_smaller_than_the_source_is_gone_through_again(monkeypatch, tmp
     assert all(len(row.unique()) == 24 for row in torch.cat(seen).view(4, 24))
 
 
-# ----------------------------------------------------------------------- the run
+# the run
 
 
 def test_smoke_results_have_means_over_seeds_and_deviations_in_range(smoke):

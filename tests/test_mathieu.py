@@ -48,7 +48,7 @@ def unchanged(net, before):
     return all(torch.equal(p, b) for p, b in zip(net.parameters(), before))
 
 
-# ----------------------------------------------------------------------- networks
+# networks
 
 
 @pytest.mark.parametrize("arch", ["small", "big"])
@@ -85,7 +85,7 @@ def test_the_class_discriminator_hears_the_class_and_the_pair_discriminator_the_
     torch.testing.assert_close(by_pair(x, y, beside), by_pair(x, wrong, beside))
 
 
-# ----------------------------------------------------------------------- the objective
+# the objective
 
 
 def test_kl_divergence_is_that_of_torch_distributions():
@@ -190,7 +190,7 @@ def test_a_step_encodes_once_decodes_once_and_gives_the_passing_discriminator_no
     assert frozen == [True, False, False]  # what it made, then real images, then what it made
 
 
-# ----------------------------------------------------------------------- settled
+# settled
 
 
 def log_of(n, loss_g=0.8, loss_d=0.6, real=0.7, fake=0.7, drift=0.0, noise=0.01):
@@ -240,7 +240,7 @@ def test_settled_is_none_without_an_adversary_or_with_too_few_epochs():
     assert found["settled"] is None and found["loss_d"] == pytest.approx(0.6)
 
 
-# ----------------------------------------------------------------------- the runs
+# the runs
 
 
 def test_smoke_tells_s_from_z_and_whether_the_adversary_settled(smoke):

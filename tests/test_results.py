@@ -104,3 +104,37 @@ def test_every_script_has_its_part_of_the_table():
     assert {f"{script}.py" for script in evaluation.OURS} <= {p.name for p in ROOT.glob("*.py")}
     measured = {json.loads(path.read_text())["script"] for path in RESULTS}
     assert measured == set(evaluation.OURS)
+
+
+def test_every_training_command_in_the_readme_is_one_that_its_script_takes(monkeypatch):
+    commands = set(re.findall(r"`(python (?:\w+)\.py[^`]*)`", README.replace("\n", " ")))
+    scripts = [c for c in commands if c.split()[1].removesuffix(".py") in evaluation.OURS]
+    assert len(scripts) > 20
+    for command in scripts:
+        if not re.search("--help|--resume|--eval-only", command):
+            arguments(monkeypatch, command)
+
+
+def test_the_notebook_cells_of_the_readme_run(tmp_path, monkeypatch, smoke):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "cyclevae-sprites").symlink_to(smoke("cyclevae")[0])
+    monkeypatch.chdir(tmp_path)
+    section = README.split("## In a notebook")[1].split("\n## ")[0]
+    cells, names = re.findall(r"```python\n(.*?)```", section, flags=re.S), {}
+    assert len(cells) == 4  # import, load, figures, results
+    for cell in cells:
+        exec(cell.replace('load_data("sprites")', 'load_data("sprites", limit=1280)'), names)
+    assert names["figure"].axes and set(names["results"]["factors"]) >= {"skin", "action"}
+
+
+def test_the_set_of_bars_in_the_readme_loads(tmp_path):
+    import data
+
+    code = re.search(r"```python\n(@image_set.*?)```", README, flags=re.S).group(1)
+    exec(code, vars(data) | {"torch": data.torch})
+    try:
+        bars = data.load("bars", tmp_path)
+        assert bars.train.x.shape[1:] == (1, 28, 28) and bars.classes == ["standing", "lying"]
+        assert code.count("\n") <= 6
+    finally:
+        data.SETS.pop("bars")

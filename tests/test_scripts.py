@@ -23,7 +23,7 @@ import eval as evaluation
 from conftest import ROOT, run_main, same
 from eval import Run, checkpoint
 
-# ----------------------------------------------------------------------- what differs
+# what differs
 
 DIGITS = "--data digits --limit 160 --batch-size 32"
 PROBES = (
@@ -223,7 +223,7 @@ def whole(tiny, tmp_path_factory):
     return folder
 
 
-# ----------------------------------------------------------------------- files and numbers
+# files and numbers
 
 
 @scripts
@@ -349,7 +349,7 @@ def test_real_sets_run_from_pixels_to_report(name, data, data_dir, tmp_path):
     assert FACTORS.get(data, set()) <= set(r.get("factors", FACTORS.get(data)) or ())
 
 
-# ----------------------------------------------------------------------- interrupted runs
+# interrupted runs
 
 
 @trainings
@@ -462,7 +462,7 @@ def test_kill_in_mid_epoch_loses_that_epoch_only(name, tiny, monkeypatch, tmp_pa
     assert seen == [done + 1]  # it goes on with the epoch that was lost
 
 
-# ----------------------------------------------------------------------- errors
+# errors
 
 
 @scripts
