@@ -40,7 +40,8 @@ from eval import (Run, accelerate, adam, bernoulli_log_likelihood, binarize, bin
                   number, off_support, over, parse, percent, pick, sample, scatter, svm_report,
                   tsne)
 
-COLOUR = ("sprites", "sprites2015", "svhn", "mnistm", "digitsm")
+PHOTOS = ("faces", "yaleb")
+GAUSSIAN = ("sprites", "sprites2015", "svhn", "mnistm", "digitsm", *PHOTOS)
 SMOKE = dict(data="digits", epochs=2, nll_k=50, nll_n=100)
 
 
@@ -49,8 +50,9 @@ def presets(args):
     vae, conv = args["model"] == "vae", args["arch"] == "conv"
     data = args["data"] or ("mnist" if vae else "fashion")
     return dict(data=data, hidden=[512] if conv else [400] if vae else [512, 128, 32],
-                z_dim=2 if not vae else 32 if conv else 20, epochs=100 if conv else 50,
-                likelihood="gaussian" if data in COLOUR else "bernoulli")
+                z_dim=2 if not vae else 32 if conv else 20,
+                epochs=300 if data in PHOTOS else 100 if conv else 50,
+                likelihood="gaussian" if data in GAUSSIAN else "bernoulli")
 
 
 # Networks
@@ -388,7 +390,7 @@ def main(argv=None):
     add = groups["objective"].add_argument
     add("--beta", type=number(float, low=0), default=1.0, help="weight of the KL (default: 1)")
     add("--likelihood", choices=("bernoulli", "gaussian"),
-        help="of pixels (default: bernoulli; colour sets: gaussian)")
+        help="of pixels (default: bernoulli; colour sets and photographs: gaussian)")
     add("--sigma", type=number(float, above=0), default=0.1,
         help="the Gaussian's deviation, on pixels in [0, 1] (default: 0.1)")
     add("--binarize", action=argparse.BooleanOptionalAction,
