@@ -58,6 +58,12 @@ class Split:
         """Images float32 (B, C, H, W) in [0, 1]; index (B,) on the split's device, or a slice."""
         return self.x[index].float().div_(255)
 
+    def mean_image(self):
+        """The mean of all images, float32 (C, H, W) in [0, 1]; all as floats would take four times
+        the memory."""
+        total = sum(x.sum(0, dtype=torch.int64) for x in self.x.split(500))
+        return total / (255 * len(self))
+
     def of_class(self, name):
         """Whether a factor has one value a class, as a person's hair colour, unlike a pose."""
         f = self.factors[name]

@@ -247,7 +247,7 @@ def train(run, data, seen):
     args, device, split = run.args, run.device, data.train
     best = {name: net.to(device) for name, net in build(run.shape, vars(args)).items()}
     print("weights:", ", ".join(f"{name} {weights(net):,}" for name, net in best.items()))
-    mean = split.images(slice(None)).mean(0).clamp(0.001, 0.999).logit()
+    mean = split.mean_image().clamp(0.001, 0.999).logit()
     for name in best:
         if name.endswith("dec"):
             best[name].bias.data = mean.clone()

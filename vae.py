@@ -182,7 +182,7 @@ def train(run, data, seen):
     nets = {name: net.to(device) for name, net in build(run.shape, vars(args)).items()}
     models, vae = couples(nets), args.model == "vae"
     for _, dec in models:
-        dec.bias.data = split.images(slice(None)).mean(0).clamp(0.001, 0.999).logit()
+        dec.bias.data = split.mean_image().clamp(0.001, 0.999).logit()
     opt = adam(*nets.values(), lr=args.lr)
     rng = torch.Generator(device).manual_seed(args.seed)
     cast, *fast = accelerate(args, device, vae_loss, ae_loss)

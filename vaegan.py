@@ -291,8 +291,7 @@ def evaluate(run, data, nets):
                 "class_shares": class_shares(judge, drawn[key], len(data.classes)),
                 "fid": fid(args.fid, data, args.data_dir, drawn[key], seed, shows),
                 "fid_recon": fid(args.fid, data, args.data_dir, recon, seed, shows)}
-    mean = data.train.images(slice(None)).mean(0)
-    results["mean_image_mse"] = (x - mean).square().mean().item()
+    results["mean_image_mse"] = (x - data.train.mean_image()).square().mean().item()
     for key, images in (("d_real", x), ("d_recon", recon), ("d_sample", drawn["vaegan"])):
         logits = decode(lambda part: nets["disc"](part)[0], images)
         results[key] = logits.sigmoid().mean().item()

@@ -72,6 +72,13 @@ def test_images_are_the_pixels_over_255():
     assert torch.equal(split.images(slice(0, 2)), split.images(torch.tensor([0, 1])))
 
 
+def test_the_mean_image_is_the_mean_of_all_images():
+    x = torch.randint(256, (1203, 3, 4, 5), generator=rng(0), dtype=torch.uint8)
+    mean = Split(x, torch.zeros(1203)).mean_image()
+    assert mean.dtype == torch.float32
+    torch.testing.assert_close(mean.double(), (x.double() / 255).mean(0), rtol=0, atol=1e-7)
+
+
 def test_a_partner_is_another_image_of_the_class_all_equally_likely():
     y = [2, 0, 0, 2, 1, 2, 0, 2, 2, 1]
     split = split_of(y)
