@@ -23,10 +23,9 @@ A factor on a loss with an Adam of its own cancels (up to its eps): 2 : 3 counts
 Departures: pairs are drawn anew all the time, never an image with itself (the authors' loader
 freezes those of its first pass, 313 steps, for all epochs); the step size falls as a cosine, where
 --decay step does not ask for theirs; a tenth of train, on MNIST 5,000, is validation and chooses
-the epoch;
-the reverse cycle draws its images uniformly; both directions of a pair share one pass (the same
-gradients, tests/bench.py); instance norm has no running statistics. Nets for 32, 60 and 64 pixels
-are ours: the authors released those for 28.
+the epoch; the reverse cycle draws its images uniformly; both directions of a pair share one pass
+(the same gradients, tests/bench.py); instance norm has no running statistics. Nets for 32, 60 and
+64 pixels are ours: the authors released those for 28.
 """
 import torch
 import torch.nn.functional as F
