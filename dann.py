@@ -26,9 +26,8 @@ numbers are those of the authors' script, and the seeds train at once. Images: w
 silent, PyTorch's initialisation, step size 0.01, 40 epochs of the source, 32 x 32 with MNIST
 padded, and each domain's own mean subtracted (--mean shared: one). The network is scored, not the
 paper's SVM on top of it; Fig. 4b has no l2 restriction, and dropout 0.5 in the heads alone. Not the
-paper's, and in rows of their own: the DANN with its weights averaged over the last tenth of
-training, which takes out the swing from step to step, and --arch bn, batch norm behind every layer
-but the last.
+paper's: "DANN, averaged weights", a mean over the last tenth of training, which takes out the swing
+from step to step, and --arch bn, batch norm behind every layer but the last.
 """
 import copy
 import itertools
