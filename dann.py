@@ -42,7 +42,7 @@ from torch import nn
 from data import DataError, Dataset, Split, batches, load as load_data, moons
 from eval import (Run, accelerate, checkpoint, classes_of, command_line, curves, draw_domains,
                   draw_moons, flags, grid, number, over_seeds, parse, percent, pick,
-                  proxy_a_distance, restore, spread)
+                  proxy_a_distance, restore, shown, spread)
 
 MODELS = {"source_only": "source only", "dann": "DANN", "target_only": "train on target",
           "average": "DANN, averaged weights"}
@@ -81,8 +81,8 @@ class Shallow(nn.Module):
 
 
 class Net(nn.Module):
-    """Fig. 4a (arch mnist; bn: with batch norm) or 4b (svhn), behind the subtraction of a mean:
-    x (B, 1 or 3, H, W) in [0, 1] of domain 0, the source, or 1 -> logits of the classes (B, K)."""
+    """Fig. 4a (arch mnist; bn: with batch norm and dropout) or 4b (svhn), behind the subtraction of
+    a mean: x (B, 1 or 3, H, W) in [0, 1] of domain 0, the source, or 1 -> logits (B, K)."""
 
     def __init__(self, arch, size, classes):
         super().__init__()
@@ -105,6 +105,8 @@ class Net(nn.Module):
         for before, after, pool in zip((3, *maps), maps, pools):      # ReLU, pool: the same, slower
             layers += [nn.Conv2d(before, after, 5, padding=padding), norms[1](after), pool,
                        nn.ReLU(True)]
+        if arch == "bn":
+            layers.insert(-2, nn.Dropout2d())               # of whole maps, before the last pool
         self.features = nn.Sequential(*layers, nn.Flatten())          # G_f
         self.label, self.domain = head(flat, *heads, classes), head(flat, *critics, 1)  # G_y, G_d
         self.register_buffer("mean", torch.zeros(2, 3, 1, 1))         # of each domain
@@ -116,9 +118,10 @@ class Net(nn.Module):
         return self.label(self.code(x, domain))
 
 
-def names(k):
-    """What checkpoints call the networks of the k-th seed."""
-    return [name + f"_{k}" * (k > 0) for name in MODELS]
+def named(args, k):
+    """{name in MODELS: what checkpoints call that network of the k-th seed} of those in --model."""
+    return {name: name + f"_{k}" * (k > 0) for name in MODELS
+            if name in args["model"] or name == "average" and "dann" in args["model"]}
 
 
 def load(path, device="cpu", every=False):
@@ -132,7 +135,7 @@ def load(path, device="cpu", every=False):
         saved = {k: {name: v if every else v[0] for name, v in s.items()} for k, s in saved.items()}
     else:
         nets = {name: Net(args["arch"], content["shape"][1], content["n_classes"])
-                for k in range(args["seeds"] if every else 1) for name in names(k)}
+                for k in range(args["seeds"] if every else 1) for name in named(args, k).values()}
     return {k: restore(net, saved.get(k), path).to(device).eval() for k, net in nets.items()}
 
 
@@ -252,18 +255,25 @@ def scores(net, source, target):
             "domain": torch.cat([g > 0.5, g_target <= 0.5], -1).double().mean((-2, -1))}
 
 
-def step(trio, opt, x, y, x_target, y_target, lam, weight, autocast, objective=objective):
-    """Source only, DANN and train on target once, each on its part of the batch. Returns their
-    label losses, then L_d and the domain accuracy, still on the device."""
-    source_only, dann, target_only = trio
+def step(nets, opt, x, y, x_target, y_target, lam, weight, autocast, objective=objective):
+    """One step of each net {name: Net}, on its part of the batch. Returns the names and values of
+    their label losses, L_d and the domain accuracy, still on the device."""
+    terms = {}
     with autocast():
-        low = F.cross_entropy(source_only(x, 0).to(x.dtype), y)
-        label, domain, right = objective(dann, x, y, x_target, lam)
-        high = F.cross_entropy(target_only(x_target, 1).to(x.dtype), y_target)
-    opt.zero_grad()
-    (low + label + weight * domain + high).backward()       # no weight belongs to two of the nets
+        if "source_only" in nets:
+            terms["source_only_loss"] = F.cross_entropy(nets["source_only"](x, 0).to(x.dtype), y)
+        if "dann" in nets:
+            label, domain, right = objective(nets["dann"], x, y, x_target, lam)
+            terms |= {"dann_loss": label, "domain": domain}
+        if "target_only" in nets:
+            logits = nets["target_only"](x_target, 1).to(x.dtype)
+            terms["target_only_loss"] = F.cross_entropy(logits, y_target)
+    opt.zero_grad()                                         # no weight belongs to two of the nets
+    sum(weight * term if key == "domain" else term for key, term in terms.items()).backward()
     opt.step()
-    return torch.stack([low, label, high, domain, right]).detach()
+    if "dann" in nets:
+        terms["domain_acc"] = right
+    return list(terms), torch.stack([*terms.values()]).detach()
 
 
 def train_images(run, source, target):
@@ -279,36 +289,38 @@ def train_images(run, source, target):
         net = Net(args.arch, args.image_size, run.n_classes)
         net.mean[:, :, 0, 0] = means if args.mean == "domain" else means.mean(0)
         net.to(device, memory_format=torch.channels_last)   # a step takes a third less
-        trio = {name: copy.deepcopy(net) for name in names(k)}
+        own = {name: copy.deepcopy(net) for name in named(vars(args), k).values()}
+        nets |= own
         opts[f"opt_{k}"] = torch.optim.SGD(
-            [p for n in list(trio.values())[:3] for p in n.parameters()], args.lr, momentum=0.9,
-            fused=device.type != "mps")
+            [p for name, net in own.items() if "average" not in name for p in net.parameters()],
+            args.lr, momentum=0.9, fused=device.type != "mps")
         rngs[f"rng_{k}"] = torch.Generator(device).manual_seed(args.seed + k)
-        nets |= trio
     fast, steps = accelerate(args, device, objective), len(source.train) // half
     some = pick(target.test.y, 2000, args.seed)             # watched, and chooses nothing
     watched = Split(target.test.x[some], target.test.y[some])
     for epoch in range(run.resume(nets, **opts, **rngs), args.epochs):
         terms = []
         for k, (opt, rng) in enumerate(zip(opts.values(), rngs.values())):
-            *trio, average = [nets[name].train() for name in names(k)]
-            weights = [[w for w in net.state_dict().values() if w.is_floating_point()]
-                       for net in (average, trio[1])]
+            own = {name: nets[key].train() for name, key in named(vars(args), k).items()}
+            average = own.pop("average", None)
+            pair = [[w for w in net.state_dict().values() if w.is_floating_point()]
+                    for net in (average, own.get("dann")) if net]
             torch.manual_seed(args.seed + k + args.seeds * epoch)     # for dropout
             others = (t for _ in itertools.count() for t in batches(target.train, half, rng))
             for i, (s, t) in enumerate(zip(batches(source.train, half, rng), others)):
                 p = (epoch + i / steps) / args.epochs
                 opt.param_groups[0]["lr"] = step_size(args.lr, args.decay, p)
-                terms.append(step(trio, opt, source.train.images(s), source.train.y[s],
-                                  target.train.images(t), target.train.y[t], lambda_p(p),
-                                  args.domain_weight, *fast))
-                since = (p - 0.9) * args.epochs * steps     # 1 and more: in the last tenth
-                torch._foreach_lerp_(*weights, 1 / max(1, since))
+                columns, values = step(own, opt, source.train.images(s), source.train.y[s],
+                                       target.train.images(t), target.train.y[t], lambda_p(p),
+                                       args.domain_weight, *fast)
+                terms.append(values)
+                if average:                                 # a mean over the last tenth
+                    since = (p - 0.9) * args.epochs * steps
+                    torch._foreach_lerp_(*pair, 1 / max(1, since))
                 run.progress(epoch, k * steps + i + 1, args.seeds * steps)
-        means = run.means((*(f"{name}_loss" for name in list(MODELS)[:3]), "domain",
-                           "domain_acc"), terms)
-        for m, name in enumerate(MODELS):
-            means[f"{name}_target"] = sum(accuracy(nets[names(k)[m]], watched, 1)
+        means = run.means(columns, terms)
+        for name in named(vars(args), 0):
+            means[f"{name}_target"] = sum(accuracy(nets[named(vars(args), k)[name]], watched, 1)
                                           for k in range(args.seeds)) / args.seeds
         run.log(2 * half * steps * args.seeds, **means, **{"lambda": lambda_p(p)})
         run.save(-epoch, nets, **opts, **rngs)
@@ -354,12 +366,15 @@ def evaluate_moons(run, source, target, nets):
 def evaluate_images(run, source, target, nets):
     """Table 2 over all seeds; Fig. 5 and the proxy A-distance of the first seed's features."""
     args, seed, sets = run.args, run.args.seed, (source.test, target.test)
+    there = list(named(vars(args), 0))
+    r = {"seeds": args.seeds, **dict.fromkeys((*MODELS, "gap_covered", "domain_acc"))}
     with run.doing("accuracies"):
-        found = {name: {key: [accuracy(nets[names(k)[m]], split, domain)
+        found = {name: {key: [accuracy(nets[named(vars(args), k)[name]], split, domain)
                               for k in range(args.seeds)]
                         for domain, (key, split) in enumerate(zip(("source", "target"), sets))}
-                 for m, name in enumerate(MODELS)}
-        r = {name: over_seeds(values) for name, values in found.items()} | {"seeds": args.seeds}
+                 for name in there}
+        r |= {name: over_seeds(values) for name, values in found.items()}
+    if all(r.values()):
         low, dann, high, _ = (r[name]["target"] for name in MODELS)
         r["gap_covered"] = (dann - low) / (high - low) if high > low else None
     with run.doing("features, proxy A-distance, t-SNE"):
@@ -371,10 +386,14 @@ def evaluate_images(run, source, target, nets):
 
         told = [(nets[name].domain(code) > 0) == domain for name in nets if name.startswith("dann")
                 for domain, code in enumerate(codes(nets[name]))]
-        r["domain_acc"] = torch.cat(told).float().mean().item()
-        both = {MODELS[name]: codes(nets[name]) for name in ("source_only", "dann")}
-        r["pad_source_only"], r["pad_dann"] = (proxy_a_distance(*c, seed) for c in both.values())
-        draw_domains(run, both, 50 if args.smoke else 500, seed)
+        if told:
+            r["domain_acc"] = torch.cat(told).float().mean().item()
+        both = {name: codes(nets[name]) for name in ("source_only", "dann") if name in there}
+        r |= {f"pad_{name}": proxy_a_distance(*both[name], seed) if name in both else None
+              for name in ("source_only", "dann")}
+        if both:
+            draw_domains(run, {MODELS[name]: pair for name, pair in both.items()},
+                         50 if args.smoke else 500, seed)
     with run.doing("figures"):
         run.figure("curves", curves(run.history, {
             "label loss": [f"{name}_loss" for name in MODELS], "domain loss": ["domain"],
@@ -385,11 +404,10 @@ def evaluate_images(run, source, target, nets):
             "lambda rises. 2,000 test images of the target are watched; they choose nothing.")
         ten = [pick(split.y, min(10, *map(len, sets)), seed + 1) for split in sets]
         x, x_target = (split.images(i).expand(-1, 3, -1, -1) for split, i in zip(sets, ten))
-        wrong = [nets[name](x_target, 1).argmax(1) != target.test.y[ten[1]]
-                 for name in ("source_only", "dann")]
-        run.figure("domains", grid(torch.stack([x, x_target, x_target]),
-                                   ["source", "target,\nsource only", "target,\nDANN"],
-                                   red=torch.stack([torch.zeros_like(wrong[0]), *wrong]).cpu()),
+        wrong = [nets[name](x_target, 1).argmax(1) != target.test.y[ten[1]] for name in both]
+        run.figure("domains", grid(torch.stack([x, *[x_target] * len(both)]),
+                                   ["source", *(f"target,\n{MODELS[name]}" for name in both)],
+                                   red=torch.stack([torch.zeros(len(x), dtype=bool), *wrong])),
                    "Test images. Red: named wrongly, without and with adaptation.")
     tell(run, found, r)
     run.finish(f"Domain-adversarial training, {args.source} to {args.target}", r)
@@ -400,30 +418,33 @@ def tell(run, found, r):
     args, chance = run.args, math.log(2)
     paper = None if args.arch == "bn" else TABLE_2.get((args.source, args.target))
     gap = paper and (paper[1] - paper[0]) / (paper[2] - paper[0])
+    theirs = dict(zip(MODELS, paper or ()))
     run.table("Table 2, accuracies", ("", "target, paper", "target", "worst seed", "source"), [
-        *((MODELS[name], percent(theirs), spread(r[name], "target"),
-           percent(min(found[name]["target"])), spread(r[name], "source"))
-          for name, theirs in zip(MODELS, (*(paper or (None,) * 3), None))),
+        *((MODELS[name], percent(theirs.get(name)), spread(r[name], "target"),
+           percent(min(values["target"])), spread(r[name], "source"))
+          for name, values in found.items()),
         ("gap covered", percent(gap), percent(r["gap_covered"]), "", "")],
         f"Last epoch, {args.seeds} seeds, ± their deviation. The gap covered is (DANN - source "
         "only) / (train on target - source only), from the accuracies here"
         + ("; the paper prints 52.9 %, which does not follow from its own." if gap else "."))
-    run.say(f"Of the target's test images the DANN names {spread(r['dann'], 'target')}, trained on "
-            f"the source only it is {spread(r['source_only'], 'target')}, on the target "
-            f"{spread(r['target_only'], 'target')}: adaptation covers "
-            f"{percent(r['gap_covered'])} of the gap.")
+    run.say("Of the target's test images are named: " + ", ".join(
+        f"{MODELS[name]} {spread(r[name], 'target')}" for name in found)
+        + f". Adaptation covers {percent(r['gap_covered'])} of the gap.")
+    if not r["dann"]:
+        return
     loss = run.history[-1]["domain"]
     run.say(f"The domain heads are right at {percent(r['domain_acc'])} of test images (chance "
             f"50 %), their loss in the last epoch of training is {loss:.3f} (chance {chance:.3f}). "
-            "The proxy A-distance (2: domains always told apart) of the first seed's features goes "
-            f"from {r['pad_source_only']:.2f} to {r['pad_dann']:.2f}.")
+            "The proxy A-distance (2: domains always told apart) of the first seed's features is "
+            f"{r['pad_dann']:.2f}, without adaptation {shown(r['pad_source_only'])}.")
     if loss > 2 * chance:
         run.say("That loss is far above chance: the features run away from the domain head instead "
                 "of mixing the domains. Lower --lr or --domain-weight.")
     if r["domain_acc"] > 0.9:
         run.say("The domains are still told apart: adaptation needs more --epochs, or more "
                 "--domain-weight.")
-    for k, (plain, dann, *_) in enumerate(zip(*(found[name]["source"] for name in MODELS))):
+    for k, dann in enumerate(found["dann"]["source"]):
+        plain = found["source_only"]["source"][k] if r["source_only"] else 1
         if dann < 0.9 * plain:
             run.say(f"Seed {args.seed + k} collapsed, or stopped early: its DANN names only "
                     f"{percent(dann)} of the source, {percent(plain)} without adaptation. Lower "
@@ -434,13 +455,12 @@ def read(name, args):
     """A set with all of train (no epoch is chosen), padded or cropped to --image-size, not resized
     (the pictures of folder:PATH are)."""
     size = args.image_size if name.startswith("folder:") else None
-    data = load_data(name, args.data_dir, size, args.limit, args.seed)
+    data = load_data(name, args.data_dir, size, args.limit, args.seed, val=False)
     gap = args.image_size - data.train.x.shape[-1]
     edges = [gap // 2, gap - gap // 2] * 2                  # left, right, above, below
-    splits = {key: Split(F.pad(s.x, edges), s.y) for key, s in data.splits().items()}
-    parts = splits["train"], splits["val"]
-    splits["train"] = Split(torch.cat([s.x for s in parts]), torch.cat([s.y for s in parts]))
-    return Dataset(args.data, data.classes, **splits)
+    for part in data.splits().values() if gap else ():
+        part.x = F.pad(part.x, edges)
+    return data
 
 
 def main(argv=None):
@@ -454,13 +474,15 @@ def main(argv=None):
     add("--target", default="mnistm", metavar="NAME", help="images: one with the same classes "
         "(default: mnistm)")
     add = groups["model"].add_argument
+    add("--model", nargs="+", choices=list(MODELS)[:3], default=list(MODELS)[:3],
+        help="images: the networks to train (default: all three)")
     add("--hidden", type=number(int, low=1, high=1000), default=15, help="moons: (default: 15)")
     add("--arch", choices=("mnist", "svhn", "bn"), default="mnist", help="images: Fig. 4a, 4b, or "
-        "4a with batch norm (default: svhn for that set, else mnist)")
+        "4a with batch norm and dropout (default: svhn for that set, else mnist)")
     add = groups["objective"].add_argument
     add("--lam", type=number(float, low=0), default=6.0, help="moons: lambda (default: 6)")
-    add("--domain-weight", type=number(float, low=0), default=1.0,
-        help="images: of L_d, for G_d and G_f (default: 1)")
+    add("--domain-weight", type=number(float, low=0), default=2.0,
+        help="images: of the mean L_d, for G_d and G_f (default: 2, the sum of (10))")
     add("--mean", choices=("domain", "shared"), default="domain",
         help="images: subtract each domain's mean or one of both (default: domain)")
     add = groups["optimisation"].add_argument

@@ -26,7 +26,7 @@ import tempfile
 import warnings
 import zipfile
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -77,8 +77,8 @@ class Split:
 
 @dataclass
 class Dataset:
-    """The splits (`unseen`: people of no other split, or None), the class names, and for every
-    factor the names of its values."""
+    """The splits (`val` None where it is left in train, `unseen` where there are no people of no
+    other split), the class names, and for every factor the names of its values."""
     name: str
     classes: list
     train: Split
@@ -92,8 +92,7 @@ class Dataset:
         return {key: split for key, split in found.items() if split is not None}
 
     def to(self, device):
-        moved = {key: split.to(device) for key, split in self.splits().items()}
-        return Dataset(self.name, self.classes, factors=self.factors, **moved)
+        return replace(self, **{key: split.to(device) for key, split in self.splits().items()})
 
     def __repr__(self):
         sizes = ", ".join(f"{len(split):,} {key}" for key, split in self.splits().items())
@@ -141,11 +140,12 @@ def need_pairs(split, classes=None):
 
 # load: read a set or take it from the cache, then split it
 
-def load(name, data_dir="data", image_size=None, limit=None, seed=0):
+def load(name, data_dir="data", image_size=None, limit=None, seed=0, val=True):
     """The set `name` as a Dataset on the CPU; `python data.py` lists the names.
 
     image_size 8 to 256, else the set's own. limit: about so many images in all, whole people where
-    a set has unseen ones. Raises DataError for anything wrong with the arguments or the files."""
+    a set has unseen ones. val=False leaves the validation images in train. Raises DataError for
+    anything wrong with the arguments or the files."""
     kind, _, option = name.partition(":")
     root = Path(data_dir)
     if kind not in SETS or option and not SETS[kind].option:
@@ -165,25 +165,29 @@ def load(name, data_dir="data", image_size=None, limit=None, seed=0):
     stem = f"{file_name(name)}-{size}" + f"-{limit}-{seed}" * bool(limit)
     path = root / f"{stem}-{made_from[:10]}.pt"
     raw = read_cache(path) if entry.cache else None
-    if raw:
-        return split(name, raw, seed)
-
-    if len(files) > 100:
-        print(f"{name}: reading the images, this once", flush=True)
-    source = entry.read(root=root, files=files, size=size, limit=limit, seed=seed, option=option)
-    index = torch.arange(len(source.y))
-    if limit and limit < len(index) and not source.people:
-        index = subset(source, limit, torch.Generator().manual_seed(seed))
-    whole = len(index) == len(source.y)
-    x = source.x(index) if callable(source.x) else source.x if whole else source.x[index]
-    factors = {key: (names, value[index]) for key, (names, value) in source.factors.items()}
-    raw = vars(source) | {"x": fit(x, size), "y": source.y[index], "factors": factors,
-                          "test": None if source.test is None else source.test[index],
-                          "val": source.val if whole else 0}
-    data = split(name, raw, seed)
-    if entry.cache:
+    fresh = raw is None
+    if fresh:
+        if len(files) > 100:
+            print(f"{name}: reading the images, this once", flush=True)
+        source = entry.read(root=root, files=files, size=size, limit=limit, seed=seed,
+                            option=option)
+        index = torch.arange(len(source.y))
+        if limit and limit < len(index) and not source.people:
+            index = subset(source, limit, torch.Generator().manual_seed(seed))
+        whole = len(index) == len(source.y)
+        x = source.x(index) if callable(source.x) else source.x if whole else source.x[index]
+        factors = {key: (names, value[index]) for key, (names, value) in source.factors.items()}
+        raw = vars(source) | {"x": fit(x, size), "y": source.y[index], "factors": factors,
+                              "test": None if source.test is None else source.test[index],
+                              "val": source.val if whole else 0}
+    y, classes, masks = split(name, raw, seed, val)
+    if fresh and entry.cache:
         write_cache(path, stem, raw)
-    return data
+    splits = {key: Split(x, y[mask], {factor: value[mask] for factor, (_, value)
+                                      in raw["factors"].items()})
+              for (key, mask), x in zip(masks.items(), partition(raw["x"], *masks.values()))}
+    names = {factor: names for factor, (names, _) in raw["factors"].items()}
+    return Dataset(name, classes, **{"val": None, **splits}, factors=names)
 
 
 def subset(source, limit, rng):
@@ -211,8 +215,9 @@ def cut(y, share, rng):
     return held
 
 
-def split(name, raw, seed):
-    """Cuts what was read into train, val, test and unseen, from the seed."""
+def split(name, raw, seed, val):
+    """The class (N,) of each image, the classes' names, and masks (N,) of train, val, test and
+    unseen, cut from the seed."""
     rng, y, classes = torch.Generator().manual_seed(seed), raw["y"], raw["classes"]
     unseen = torch.zeros(len(y), dtype=torch.bool)
     if raw["people"]:                                     # known people are 0 .. K - 1, others K ..
@@ -226,18 +231,28 @@ def split(name, raw, seed):
         held = rest[torch.randperm(len(rest), generator=rng)[-raw["val"]:]]
     else:
         held = rest[cut(y[rest], 0.1, rng)]
-    val = torch.zeros_like(test).index_fill(0, held, True)
-    masks = {"train": ~(test | unseen | val), "val": val, "test": test, "unseen": unseen}
-    if not raw["people"]:
-        del masks["unseen"]
-    for key, mask in masks.items():
-        if len(classes) < 2 or not mask.any():
-            raise DataError(f"{name} is too small to split: give it two classes or more, and four "
-                            "images or more of each.")
-        factors = {factor: value[mask] for factor, (_, value) in raw["factors"].items()}
-        masks[key] = Split(raw["x"][mask], y[mask], factors)
-    names = {factor: names for factor, (names, _) in raw["factors"].items()}
-    return Dataset(name, classes, factors=names, **masks)
+    held = torch.zeros_like(test).index_fill(0, held, val)
+    masks = {"train": ~(test | unseen | held), "val": held, "test": test, "unseen": unseen}
+    for key, wanted in (("val", val), ("unseen", raw["people"])):
+        if not wanted:
+            del masks[key]
+    if len(classes) < 2 or not all(mask.any() for mask in masks.values()):
+        raise DataError(f"{name} is too small to split: give it two classes or more, and four "
+                        "images or more of each.")
+    return y, classes, masks
+
+
+def partition(x, first, *others):
+    """Views of x (N, ..) of what each mask (N,) picks, in its order. x itself is rearranged, since
+    a copy would double the memory that a set takes; only `others` are copied for a moment."""
+    held, place = [x[mask] for mask in others], 0
+    for index in first.nonzero()[:, 0].split(2048):       # moves forward, over what has moved
+        x[place:place + len(index)] = x[index]
+        place += len(index)
+    for part in held:
+        x[place:place + len(part)] = part
+        place += len(part)
+    return x.split([int(mask.sum()) for mask in (first, *others)])
 
 
 def read_cache(path):

@@ -1495,8 +1495,8 @@ def compare(a, b, features="lenet", data=None, data_dir="data", device="auto"):
 
 # python eval.py table DIR
 
-# What a run's row says: {key:%} is a share, :± one with its deviation over seeds, :nats a mean with
-# its standard error; a part of which the run has no number is left out.
+# What a run's row says: {key:%} is a share, :± one with its deviation over seeds, :nats a mean
+# with its standard error; a part of which the run has no number is left out.
 CODES = ("s {s_test_acc:%}", "z {z_test_acc:%}", "mean of z {z_mean_test_acc:%}",
          "chance {chance:%}", "KL {test_kl:.2f} nats in {live_dims} dimensions",
          "squared error {test_recon:.1f}")

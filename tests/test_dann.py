@@ -155,6 +155,8 @@ def test_fig_4b_ends_in_seven_pixels_and_bn_normalises():
     assert [m.out_features for m in net.domain if hasattr(m, "out_features")] == [1024, 1024, 1]
     kinds = [type(m).__name__ for m in dann.Net("bn", 32, 10).modules()]
     assert kinds.count("BatchNorm2d") == 2 and kinds.count("BatchNorm1d") == 3
+    kinds = [type(m).__name__ for m in dann.Net("bn", 32, 10).features]
+    assert kinds[-5:] == ["BatchNorm2d", "Dropout2d", "MaxPool2d", "ReLU", "Flatten"]
 
 
 def test_each_domain_has_its_mean_subtracted_and_grey_becomes_colour():
@@ -246,9 +248,9 @@ def test_the_halves_of_a_batch_are_shuffled_apart_and_the_target_starts_anew(mon
     seen = []
     monkeypatch.setattr(Split, "images", lambda split, index: index)
 
-    def record(trio, opt, s, y, t, y_target, lam, weight, *fast):
+    def record(nets, opt, s, y, t, y_target, lam, weight, *fast):
         seen.append((s, t, opt.param_groups[0]["lr"], lam))
-        return torch.zeros(5)
+        return ["domain"], torch.zeros(1)
 
     monkeypatch.setattr(dann, "step", record)
     monkeypatch.setattr(dann, "accuracy", lambda *_: 0.0)
@@ -276,7 +278,7 @@ def test_a_target_smaller_than_the_source_is_gone_through_again(monkeypatch, tmp
                 image.save(tmp_path / name / f"class{k}" / f"{i}.png")
     seen = []
     monkeypatch.setattr(Split, "images", lambda split, index: index)
-    monkeypatch.setattr(dann, "step", lambda *a: seen.append(a[4]) or torch.zeros(5))
+    monkeypatch.setattr(dann, "step", lambda *a: seen.append(a[4]) or (["domain"], torch.zeros(1)))
     monkeypatch.setattr(dann, "accuracy", lambda *_: 0.0)
     monkeypatch.setattr(dann, "evaluate_images", lambda *_: None)
     flags = ["--task", "images", "--image-size", "16", "--epochs", "1", "--batch-size", "16"]
@@ -337,11 +339,11 @@ def test_seeds_start_from_different_weights(monkeypatch, tmp_path):
 def test_average_is_the_mean_of_the_dann_s_weights_over_the_last_tenth(monkeypatch, tmp_path):
     seen = []
 
-    def step(trio, *_):
-        for p in trio[1].parameters():
+    def step(nets, *_):
+        for p in nets["dann"].parameters():
             p.data += torch.randn_like(p)
-        seen.append({key: value.clone() for key, value in trio[1].state_dict().items()})
-        return torch.zeros(5)
+        seen.append({key: value.clone() for key, value in nets["dann"].state_dict().items()})
+        return ["domain"], torch.zeros(1)
 
     monkeypatch.setattr(dann, "step", step)
     monkeypatch.setattr(dann, "accuracy", lambda *_: 0.0)
@@ -401,24 +403,46 @@ def test_the_means_are_those_of_the_channels_of_train(mean, monkeypatch, tmp_pat
     np.testing.assert_allclose(found, means, atol=1e-5)
 
 
-def test_a_step_trains_each_net_as_if_alone_and_weighs_the_domain_loss():
+@pytest.mark.parametrize("chosen", [["source_only", "dann", "target_only"], ["dann"]])
+def test_a_step_trains_each_net_as_if_alone_and_weighs_the_domain_loss(chosen):
     torch.manual_seed(0)
-    nets = [dann.Net("mnist", 28, 10).double() for _ in range(3)]
+    nets = {name: dann.Net("mnist", 28, 10).double() for name in chosen}
     alone = copy.deepcopy(nets)
     x, x_target = torch.rand(2, 6, 3, 28, 28, dtype=torch.float64)
     y, y_target = torch.randint(10, (2, 6))
-    opt = torch.optim.SGD([p for net in nets for p in net.parameters()], 0.1)
-    dann.step(nets, opt, x, y, x_target, y_target, 0.7, 2.0, contextlib.nullcontext)
-    label, domain, _ = dann.objective(alone[1], x, y, x_target, 0.7)
-    losses = (
-        F.cross_entropy(alone[0](x, 0), y),
-        label + 2 * domain,
-        F.cross_entropy(alone[2](x_target, 1), y_target),
+    opt = torch.optim.SGD([p for net in nets.values() for p in net.parameters()], 0.1)
+    columns, values = dann.step(
+        nets, opt, x, y, x_target, y_target, 0.7, 2.0, contextlib.nullcontext
     )
-    for net, one, loss in zip(nets, alone, losses):
-        loss.backward()
-        for p, q in zip(net.parameters(), one.parameters()):
+    label, domain, right = dann.objective(alone["dann"], x, y, x_target, 0.7)
+    losses = {"dann": label + 2 * domain}
+    want = {"dann_loss": label, "domain": domain, "domain_acc": right}
+    if len(chosen) == 3:
+        losses["source_only"] = F.cross_entropy(alone["source_only"](x, 0), y)
+        losses["target_only"] = F.cross_entropy(alone["target_only"](x_target, 1), y_target)
+        want |= {f"{name}_loss": losses[name] for name in ("source_only", "target_only")}
+    assert sorted(columns) == sorted(want)
+    for column, value in zip(columns, values):
+        torch.testing.assert_close(value, want[column].to(value.dtype))
+    for name, net in nets.items():
+        losses[name].backward()
+        for p, q in zip(net.parameters(), alone[name].parameters()):
             torch.testing.assert_close(p, q if q.grad is None else q - 0.1 * q.grad)
+
+
+def test_networks_left_out_change_nothing_and_are_null_in_the_results(tmp_path):
+    argv = [*TINY, "--data-dir", tmp_path, "--epochs", "1", "--image-size", "16", "--smoke"]
+    found = {}
+    for name in ("source_only", "dann", "target_only", "all"):
+        chosen = [] if name == "all" else ["--model", name]
+        assert run_main(dann, *argv, *chosen, "--out", tmp_path / name) == 0
+        found[name] = json.loads((tmp_path / name / "results.json").read_text())
+    for name in ("source_only", "dann", "target_only"):
+        assert found[name][name] == found["all"][name]
+        there = {name, "average"} if name == "dann" else {name}
+        assert {key for key in dann.MODELS if found[name][key]} == there
+        assert found[name]["gap_covered"] is None
+    assert found["dann"]["pad_dann"] == found["all"]["pad_dann"]
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_in_one_sentence(tmp_path, capsys):
