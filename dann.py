@@ -429,7 +429,8 @@ def tell(run, found, r):
         + ("; the paper prints 52.9 %, which does not follow from its own." if gap else "."))
     run.say("Of the target's test images are named: " + ", ".join(
         f"{MODELS[name]} {spread(r[name], 'target')}" for name in found)
-        + f". Adaptation covers {percent(r['gap_covered'])} of the gap.")
+        + (f". Adaptation covers {percent(r['gap_covered'])} of the gap." if r["gap_covered"] else
+           "."))
     if not r["dann"]:
         return
     loss = run.history[-1]["domain"]
@@ -444,8 +445,8 @@ def tell(run, found, r):
         run.say("The domains are still told apart: adaptation needs more --epochs, or more "
                 "--domain-weight.")
     for k, dann in enumerate(found["dann"]["source"]):
-        plain = found["source_only"]["source"][k] if r["source_only"] else 1
-        if dann < 0.9 * plain:
+        plain = found["source_only"]["source"][k] if r["source_only"] else None
+        if dann < 0.9 * (plain or 1):
             run.say(f"Seed {args.seed + k} collapsed, or stopped early: its DANN names only "
                     f"{percent(dann)} of the source, {percent(plain)} without adaptation. Lower "
                     "--lr or --domain-weight, or raise --epochs.")

@@ -337,12 +337,16 @@ def find_files(entry, root, option, fetch=True):
 
     patterns, why = entry.files(option) if callable(entry.files) else entry.files, ""
     if entry.fetch and fetch and not all(map(search, patterns)):
+        there = root.exists()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 entry.fetch(root)
         except Exception as e:                            # URLError, OSError, RuntimeError
             why = f" and could not be fetched ({str(e).strip().rpartition(chr(10))[2]})"
+            for folder, *_ in os.walk(root, topdown=False) if not there else ():
+                with contextlib.suppress(OSError):        # a mistyped --data-dir leaves no folders
+                    os.rmdir(folder)
     for pattern in patterns:
         if not search(pattern):
             missing = root / pattern.split("|")[0].rstrip("*")

@@ -685,6 +685,19 @@ def test_bad_input_gets_one_sentence_and_status_2(row, tmp_path, capsys, monkeyp
     assert sorted(tmp_path.rglob("*")) == before          # nothing was written
 
 
+def test_a_fetch_that_fails_leaves_no_folder_that_was_not_there(tmp_path, monkeypatch):
+    def fetch(root):
+        (root / "MNIST" / "raw").mkdir(parents=True)
+        raise OSError("no network")
+
+    monkeypatch.setattr(data.SETS["mnist"], "fetch", fetch)
+    (tmp_path / "mine").mkdir()
+    for name in ("mistyped", "mine"):
+        with pytest.raises(DataError, match="no network"):
+            load("mnist", tmp_path / name)
+    assert os.listdir(tmp_path) == ["mine"]
+
+
 def test_sprites2015_without_h5py_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "sprites").mkdir()
     (tmp_path / "sprites/sprites_0.mat").touch()
