@@ -77,8 +77,8 @@ class Split:
 
 @dataclass
 class Dataset:
-    """The splits (`val` None where it is left in train, `unseen` where there are no people of no
-    other split), the class names, and for every factor the names of its values."""
+    """The splits (`val` None where it is left in train, `unseen` where every class is in train),
+    the class names, and for every factor the names of its values."""
     name: str
     classes: list
     train: Split

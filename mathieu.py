@@ -34,9 +34,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from data import batches, load as load_data, need_pairs, pairs
-from eval import (Run, accelerate, adam, checkpoint, classes_of, classifier, command_line, curves,
-                  decay, decode, draw_swaps, draw_tsne, encode, flags, grid, held_out,
-                  kl_divergence, number, parse, percent, pick, probe_codes, restore, settled,
+from eval import (Run, accelerate, adam, classes_of, classifier, command_line, curves, decay,
+                  decode, descend, draw_swaps, draw_tsne, encode, flags, grid, held_out,
+                  kl_divergence, load_nets, number, parse, percent, pick, probe_codes, settled,
                   tell_codes)
 
 # What a flag is where it is not typed. Small sets need many epochs.
@@ -136,19 +136,19 @@ class Discriminator(nn.Module):
 
 def build(shape, n_classes, args):
     """{"enc": Encoder, "dec": Decoder} and, where an adversary plays, "disc": Discriminator."""
-    nets = {"enc": Encoder(shape, args["z_dim"], args["s_dim"], args["arch"]),
-            "dec": Decoder(shape, args["z_dim"], args["s_dim"], args["arch"])}
-    if args["adv_weight"]:
-        pair = args["discriminator"] == "pair"
-        nets["disc"] = Discriminator(shape, n_classes, args["arch"], pair)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(args["seed"])
+        nets = {"enc": Encoder(shape, args["z_dim"], args["s_dim"], args["arch"]),
+                "dec": Decoder(shape, args["z_dim"], args["s_dim"], args["arch"])}
+        if args["adv_weight"]:
+            pair = args["discriminator"] == "pair"
+            nets["disc"] = Discriminator(shape, n_classes, args["arch"], pair)
     return nets
 
 
 def load(path, device="cpu"):
     """The trained networks of a checkpoint such as RUN/best.pt, by the names of `build`."""
-    content = checkpoint(path, "mathieu")
-    nets = build(content["shape"], content["n_classes"], content["args"])
-    return {k: restore(n, content["nets"].get(k), path).to(device).eval() for k, n in nets.items()}
+    return load_nets(path, "mathieu", build, device, ("shape", "n_classes", "args"))
 
 
 # Objective
@@ -194,21 +194,14 @@ def step(nets, opts, x, y, noise, prior, weights, autocast, generate=generate,
     (enc, dec, *disc), half = nets, len(x) // 2
     with autocast():
         *terms, made = generate(enc, dec, x, noise, prior if disc else None)
-        for d in disc:
-            d.requires_grad_(False)                         # passes gradients on, computes no own
-            terms.append(adversary(d, made, y, x[:half], 0.95)[0])
-    opts[0].zero_grad()
-    sum(weight * term for weight, term in zip(weights, terms)).backward()
-    opts[0].step()
+        terms += [adversary(d, made, y, x[:half], 0.95)[0] for d in disc]
+    descend([sum(weight * term for weight, term in zip(weights, terms))], opts[:1])
     for d in disc:
-        d.requires_grad_(True)
         with autocast():                                    # apart, for batch norm's statistics
             loss_real, real = adversary(d, x[:half], y, x[half:], 0.95)
             loss_made, fake = adversary(d, made.detach(), y, x[:half], 0.0)
         loss = (loss_real + loss_made) / 2
-        opts[1].zero_grad()
-        loss.backward()
-        opts[1].step()
+        descend([loss], opts[1:])
         terms += [loss, (real > 0).float().mean(), (fake < 0).float().mean()]
     return torch.stack(terms).detach()
 
@@ -217,7 +210,6 @@ def train(run, data):
     """Trains the networks; best.pt is the last epoch, since a loss against an adversary does not
     tell a better epoch from a worse one."""
     args, device, split = run.args, run.device, data.train
-    torch.manual_seed(args.seed)
     nets = build(run.shape, run.n_classes, vars(args))
     enc, dec, *disc = (net.to(device) for net in nets.values())
     opts = [adam(*owned, lr=args.lr, beta1=0.5) for owned in ([enc, dec], disc) if owned]
@@ -255,8 +247,7 @@ def evaluate(run, data, nets):
     prior = torch.randn(max(64, len(test)), args.z_dim, generator=rng, device=run.device)
     with run.doing("codes"):
         codes = {name: encode(enc, split) for name, split in data.splits().items()}
-        mu, logvar, s = codes["test"]
-        kl = kl_divergence(mu, logvar).mean(0)              # (Z,) nats
+        mu, _, s = codes["test"]
     with run.doing("figures"):
         run.figure("curves", curves(run.history, {
             "squared error an image": ["swap", "own", "val_swap"],
@@ -289,7 +280,6 @@ def evaluate(run, data, nets):
     with run.doing("probes"):
         series, sentence = settled(run.history, SERIES)
         results = {"test_recon": held_out(generate, enc, dec, test, args.seed)[0],
-                   "test_kl": kl.sum().item(), "live_dims": int((kl > 0.01).sum()),
                    **probe_codes(data, codes, args.seed, steps), **series}
     with run.doing("classifier"):
         judge, results["real_class_acc"] = classifier(data, args.data_dir, shows)
@@ -298,19 +288,21 @@ def evaluate(run, data, nets):
         for key, z in (("swap", mu), ("prior", prior[:len(test)])):
             right = other & (classes_of(judge, decode(dec, z, s[giver])) == test.y[giver])
             results[f"{key}_class_acc"] = (right.sum() / other.sum().clamp(min=1)).item()
-    run.table("Objective on test images", ("", "value"), [
-        ("squared error an image (swapped s, sampled z)", results["test_recon"]),
-        ("KL, nats an image", results["test_kl"]),
-        ("live dimensions (0.01 nats)", results["live_dims"])])
-    tell_codes(run, data, results)
-    seen = [percent(results[f"{key}_acc"]) for key in
+    tell(run, data, results, sentence)
+    run.finish(f"Disentangling with an adversary on {args.data}", results)
+
+
+def tell(run, data, r, sentence):
+    """The report's tables and observations, from the numbers that results.json holds; the sentence
+    is that of `settled`."""
+    tell_codes(run, data, r)
+    seen = [percent(r[f"{key}_acc"]) for key in
             ("swap_class", "prior_class", "real_class", "z_mean_test")]
     run.say(f"A LeNet sees the class of s in {seen[0]} of the images made with the mean of z of "
             f"another class, in {seen[1]} with z from the prior, in {seen[2]} of real ones. A "
             f"probe reads z's own class from that mean in {seen[3]}: what it knows and the images "
             "do not show, the decoder ignores.")
     run.say(sentence)
-    run.finish(f"Disentangling with an adversary on {args.data}", results)
 
 
 def main(argv=None):

@@ -35,24 +35,22 @@ from torch import nn
 
 from data import DataError, batches, load as load_data
 from eval import (Run, accelerate, adam, bernoulli_log_likelihood, binarize, binarized, checkpoint,
-                  command_line, confusion, curves, decay, decode, draw_plane, encode, fid, flags,
-                  gaussian_log_likelihood, grid, kl_divergence, load_nets, log_mean_exp, nll,
+                  command_line, confusion, curves, decay, decode, descend, draw_plane, encode, fid,
+                  flags, gaussian_log_likelihood, grid, kl_divergence, load_nets, log_mean_exp, nll,
                   number, off_support, over, parse, percent, pick, sample, scatter, svm_report,
-                  tsne)
+                  tsne, value)
 
 PHOTOS = ("faces", "yaleb")
-GAUSSIAN = ("sprites", "sprites2015", "svhn", "mnistm", "digitsm", *PHOTOS)
 SMOKE = dict(data="digits", epochs=2, nll_k=50, nll_n=100)
 
 
 def presets(args):
     """What a flag is where it is not typed, by --model, --arch and --data."""
     vae, conv = args["model"] == "vae", args["arch"] == "conv"
-    data = args["data"] or ("mnist" if vae else "fashion")
+    data = "fashion" if not vae and args["data"] == "mnist" else args["data"]
     return dict(data=data, hidden=[512] if conv else [400] if vae else [512, 128, 32],
                 z_dim=2 if not vae else 32 if conv else 20,
-                epochs=300 if data in PHOTOS else 100 if conv else 50,
-                likelihood="gaussian" if data in GAUSSIAN else "bernoulli")
+                epochs=300 if data in PHOTOS else 100 if conv else 50)
 
 
 # Networks
@@ -203,9 +201,7 @@ def train(run, data, seen):
             x = binarize(split.images(index), rng) if args.binarize else split.images(index)
             with cast():
                 term = losses(models, x, rng, args, *fast)
-            opt.zero_grad()
-            (term[0] if vae else term.sum()).backward()
-            opt.step()
+            descend([term[0] if vae else term.sum()], [opt])
             terms.append(term.detach())
             run.progress(epoch, i + 1, steps)
         settle(nets, split)
@@ -266,7 +262,7 @@ def evaluate(run, data, seen, nets):
                 "code_mean": z["train"].mean(0).tolist(), "code_std": z["train"].std(0).tolist(),
                 "off_support": off_support(noise, z["train"], z["test"]),
                 **{key: fid(args.fid, data, args.data_dir, images, seed, shows) for key, images in
-                   (("fid", drawn[name]), ("fid_rebuilt", rebuilt))}}
+                   (("fid", drawn[name]), ("fid_recon", rebuilt))}}
         if args.z_dim == 2:
             draw_plane(run, name, lambda code: dec(code).sigmoid(), z["train"], z["test"], data)
     results = found[args.model] | {"beside": found.get("ae") if args.model == "nae" else None}
@@ -334,15 +330,14 @@ def tell(run, data, r):
             f"The likelihood is {density}.")
         run.say(f"The likelihood is {density}. The bound is {r['test_elbo']:.2f} nats an image, of "
                 f"which {r['test_kl']:.2f} are the KL; {r['nll']['k']:,} samples give an NLL of "
-                f"{r['nll']['nats']:.2f} +- {r['nll']['stderr']:.2f}. {r['active_units']} of "
+                f"{r['nll']['nats']:.2f} ± {r['nll']['stderr']:.2f}. {r['active_units']} of "
                 f"{args.z_dim} latents are active (variance of the mean above 0.01).")
     sides = {args.model: r} | ({"ae": r["beside"]} if r["beside"] else {})
-    value = {"of samples": "fid", "of reconstructions": "fid_rebuilt"}
     run.table("Samples and reconstructions of test images", ("", *sides), [
-        ("squared error a pixel", *(f["test_mse"] for f in sides.values())),
-        *((f"Frechet distance {what}", *(f[key] and f[key]["value"] for f in sides.values()))
-          for what, key in value.items()),
-        ("of as many train images", *(f["fid"] and f["fid"]["floor"] for f in sides.values()))],
+        (text, *(value(f, key) for f in sides.values())) for text, key in (
+            ("squared error a pixel", "test_mse"), ("Frechet distance of samples", "fid.value"),
+            ("Frechet distance of reconstructions", "fid_recon.value"),
+            ("of as many train images", "fid.floor"))],
         f"Features: {r['fid']['features']}; {r['fid']['n']:,} samples." if r["fid"] else "")
     for name, f in sides.items():
         means, deviations = ([f"{g(f[key]):.2f}" for g in (min, max)]
@@ -357,7 +352,7 @@ def tell(run, data, r):
                 "drawn from N(0, I), and only a code held to mean 0 and variance 1 lies there; two "
                 "moments do not make it a Gaussian.")
     if r["fid"]:
-        ratio = r["fid"]["value"] / r["fid_rebuilt"]["value"]
+        ratio = r["fid"]["value"] / r["fid_recon"]["value"]
         run.say(f"Samples are {ratio:.1f} times as far from real images as reconstructions, whose "
                 f"squared error is {r['test_mse']:.4f} a pixel: "
                 + ("the same quality." if ratio < 1.25 else "another quality. The decoder draws "
@@ -375,7 +370,7 @@ TITLES = {"ae": "Autoencoder", "nae": "Normalised autoencoder", "vae": "VAE"}
 
 
 def main(argv=None):
-    parser, groups = flags(__doc__, data=None, epochs=50, batch_size=128, lr=1e-3, fid=True,
+    parser, groups = flags(__doc__, data="mnist", epochs=50, batch_size=128, lr=1e-3, fid=True,
                            nll=(5000, 1000))
     add = groups["model"].add_argument
     add("--model", choices=TITLES, default="vae", help="(default: vae)")
@@ -398,10 +393,16 @@ def main(argv=None):
     add("--iwae", type=number(int, low=1, high=10_000), metavar="K",
         help="train on the bound of K samples")
     args = parse(parser, argv, "vae", presets, SMOKE)
-    if args.binarize is None:
-        args.binarize = (args.model, args.data, args.likelihood) == ("vae", "mnist", "bernoulli")
+    if args.iwae and args.beta != 1:
+        parser.error("--iwae is a bound by itself: leave --beta at 1")
     run = Run("vae", args)
     data = load_data(args.data, args.data_dir, args.image_size, args.limit, args.seed)
+    if args.likelihood is None:
+        gaussian = len(data.train.x[0]) == 3 or args.data.partition(":")[0] in (
+            *PHOTOS, "multipie")
+        args.likelihood = "gaussian" if gaussian else "bernoulli"
+    if args.binarize is None:
+        args.binarize = (args.model, args.data, args.likelihood) == ("vae", "mnist", "bernoulli")
     build(data.train.x.shape[1:], vars(args))               # refuses a size before a folder is made
     if args.ae:
         given = checkpoint(args.ae, "vae")

@@ -10,9 +10,9 @@ x~ = Dec(z), z ~ q(z|x) of Enc; x_p = Dec(z_p), z_p ~ N(0, I); section 2 (Eq. 5 
   L_Dis_l = -E_q log N(Dis_l(x); Dis_l(x~), I)                             dis_llike
   L_GAN   = log Dis(x) + log(1 - Dis(x~)) + log(1 - Dis(x_p))              gan
 and Algorithm 1 is `step`: one pass through each network, then each goes down a loss of its own
-  Enc: L_prior + L_Dis_l      Dec: gamma L_Dis_l - L_GAN      Dis: -L_GAN
-so that Enc gets no gradient of L_GAN, Dis none of L_Dis_l, and gamma touches Dec alone. (The sign
-of Dis's line is a slip in print.) With --loss gan Enc goes down L_prior - log Dis(x~): no term is
+  Enc: L_prior + L_Dis_l      Dec: gamma L_Dis_l + L_GAN      Dis: -L_GAN
+so that Enc gets no gradient of L_GAN, Dis none of L_Dis_l, and gamma touches Dec alone. (In print
+L_GAN has the other sign in both.) With --loss gan Enc goes down L_prior - log Dis(x~): no term is
 left that compares x~ with x. Terms are nats an image: a sum over latents or features, a mean over
 images. Dis_l is what the paper's code takes: the strided convolution that has 7 or 8 pixels a side
 at 28, 32 and 64, before its batch norm and activation (fc: the second layer).
@@ -22,12 +22,12 @@ at 28, 32 and 64, before its batch norm and activation (fc: the second layer).
   python vaegan.py --arch conv --data yaleb --width 64 --z-dim 128      # the authors' networks
 
 Departures: Dec goes down -log Dis of its images, which teaches while Dis still wins; the paper's
--L_GAN does not. x~ and x_p together weigh as much as x (as in the authors' code); their released
-scripts show Dis x_p alone: --fakes samples. There gamma is 1e-6 to 1e-5 for a sum over 12,288 or
-16,384 features; ours has fewer. Adam with beta1 0.5 and a cosine for RMSProp, PyTorch's first
-weights, no weight decay; --width 64 gives the authors' networks, but with LeakyReLU in Dis, whose
-batch norm sees x, x~ and x_p together. --gate is the authors' rule that holds Dis or Dec back. The
-VAE beside has Bernoulli pixels and beta1 0.9.
+log(1 - Dis) does not. x~ and x_p together weigh as much as x (as in the authors' code); their
+released scripts show Dis x_p alone: --fakes samples. There gamma is 1e-6 to 1e-5 for a sum over
+12,288 or 16,384 features; ours has fewer. Adam with beta1 0.5 and a cosine for RMSProp, PyTorch's
+first weights, no weight decay; --width 64 gives the authors' networks, but with LeakyReLU in Dis,
+whose batch norm sees x, x~ and x_p together. --gate is the authors' rule that holds Dis or Dec
+back. The VAE beside has Bernoulli pixels and beta1 0.9.
 """
 import argparse
 import copy
@@ -53,7 +53,7 @@ SMOKE = dict(data="digits", limit=800, epochs=2)
 
 def sides(size):
     """Sides of the maps as three convolutions halve them: 28, 14, 7, 4 or 64, 32, 16, 8."""
-    return [size, -(-size // 2), -(-size // 4), -(-size // 8)]
+    return [-(-size // 2**k) for k in range(4)]
 
 
 def halving(size, maps, width, out, act):
@@ -151,7 +151,8 @@ def dis_llike(features, rebuilt):
 
 def gan(real, *fakes):
     """Cross entropies in nats from logits (B,): of real images and of fakes as Dis has to see them,
-    whose sum is -L_GAN, and of the fakes as Dec wants them seen, -log Dis."""
+    whose sum is -L_GAN (both kinds of fakes together weigh as much as x), and of the fakes as Dec
+    wants them seen, -log Dis."""
     fake = torch.cat(fakes)
     return F.softplus(-real).mean(), F.softplus(fake).mean(), F.softplus(-fake).mean()
 

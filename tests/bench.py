@@ -99,7 +99,7 @@ def cycle_parts(shape, dim, fused, norm=None, dtype=torch.float32, seed=0):
     """Networks and both optimisers; `norm` in place of cyclevae's instance norm."""
     ours, cyclevae.instance_norm = cyclevae.instance_norm, norm or cyclevae.instance_norm
     torch.manual_seed(seed)
-    nets = cyclevae.build(shape, {"z_dim": dim, "s_dim": dim, "leak": 0.2})
+    nets = cyclevae.build(shape, {"z_dim": dim, "s_dim": dim, "leak": 0.2, "seed": 0})
     cyclevae.instance_norm = ours
     enc, dec = (net.to(dtype) for net in nets.values())
     opt = torch.optim.Adam([*enc.parameters(), *dec.parameters()], 1e-3, fused=fused)
@@ -320,8 +320,7 @@ def bench_mathieu(shape=(1, 28, 28), batch=128):
     made again for Disc, and Disc computes gradients of its weights that only Enc and Dec wait for.
     """
     args = {"z_dim": 16, "s_dim": 16, "arch": "small", "adv_weight": 1.0, "discriminator": "class"}
-    torch.manual_seed(0)
-    nets = mathieu.build(shape, 10, args)
+    nets = mathieu.build(shape, 10, {**args, "seed": 0})
     enc, dec, disc = nets.values()
     opts = adams(nn.ModuleList([enc, dec]), disc)
     x, noise = torch.rand(2 * batch, *shape), torch.randn(2 * batch, 16)

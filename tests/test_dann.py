@@ -153,6 +153,9 @@ def test_fig_4b_ends_in_seven_pixels_and_bn_normalises():
     assert net.code(torch.rand(2, 3, 32, 32), 0).shape == (2, 128 * 7 * 7)
     assert [m.out_features for m in net.label if hasattr(m, "out_features")] == [3072, 2048, 10]
     assert [m.out_features for m in net.domain if hasattr(m, "out_features")] == [1024, 1024, 1]
+    for arch, drops in (("mnist", [0] * 3), ("svhn", [0.5] * 4)):
+        found = [m.p for m in dann.Net(arch, 32, 10).modules() if type(m).__name__ == "Dropout"]
+        assert found == drops
     kinds = [type(m).__name__ for m in dann.Net("bn", 32, 10).modules()]
     assert kinds.count("BatchNorm2d") == 2 and kinds.count("BatchNorm1d") == 3
     kinds = [type(m).__name__ for m in dann.Net("bn", 32, 10).features]
@@ -248,12 +251,13 @@ def test_the_halves_of_a_batch_are_shuffled_apart_and_the_target_starts_anew(mon
     seen = []
     monkeypatch.setattr(Split, "images", lambda split, index: index)
 
-    def record(nets, opt, s, y, t, y_target, lam, weight, *fast):
+    def record(nets, opt, s, y, t, y_target, lam, weight, *rest):
+        assert weight == 2 and all(net.training for net in nets.values())
         seen.append((s, t, opt.param_groups[0]["lr"], lam))
         return ["domain"], torch.zeros(1)
 
     monkeypatch.setattr(dann, "step", record)
-    monkeypatch.setattr(dann, "accuracy", lambda *_: 0.0)
+    monkeypatch.setattr(dann, "accuracy", lambda net, *_: float(net.eval().training))
     monkeypatch.setattr(dann, "evaluate_images", lambda *_: None)
     flags = [*DIGITS[:6], "--epochs", "2", "--data-dir", tmp_path, "--out", tmp_path / "run"]
     assert run_main(dann, *flags) == 0
@@ -325,13 +329,14 @@ def test_the_networks_of_a_checkpoint_score_the_classes(smoke):
     assert nets["dann"](torch.rand(2, 1, 32, 32), 0).shape == (2, 10)
 
 
-def test_seeds_start_from_different_weights(monkeypatch, tmp_path):
+def test_seeds_start_from_different_weights_and_the_networks_of_one_from_the_same(monkeypatch, tmp_path):
     monkeypatch.setattr(dann, "evaluate_images", lambda *_: None)
-    argv = [*TINY, "--data-dir", tmp_path, "--epochs", "1"]
+    argv = [*TINY, "--data-dir", tmp_path, "--epochs", "1", "--lr", "1e-30"]  # nothing moves
     assert run_main(dann, *argv, "--seeds", "2", "--out", tmp_path / "two") == 0
     saved = checkpoint(tmp_path / "two" / "best.pt", "dann")["nets"]
-    start = [saved[name]["features.0.weight"] for name in ("dann", "dann_1")]
-    assert not torch.equal(*start)
+    start = {name: saved[name]["features.0.weight"] for name in ("dann", "source_only", "dann_1")}
+    assert torch.equal(start["dann"], start["source_only"])
+    assert not torch.equal(start["dann"], start["dann_1"])
     assert list(dann.load(tmp_path / "two" / "best.pt")) == list(dann.MODELS)
     assert len(dann.load(tmp_path / "two" / "best.pt", every=True)) == 2 * len(dann.MODELS)
 
@@ -403,8 +408,9 @@ def test_the_means_are_those_of_the_channels_of_train(mean, monkeypatch, tmp_pat
     np.testing.assert_allclose(found, means, atol=1e-5)
 
 
+@pytest.mark.parametrize("clip", [1e9, 0.01])
 @pytest.mark.parametrize("chosen", [["source_only", "dann", "target_only"], ["dann"]])
-def test_a_step_trains_each_net_as_if_alone_and_weighs_the_domain_loss(chosen):
+def test_a_step_trains_each_net_as_if_alone_weighs_the_domain_loss_and_clips_the_dann(chosen, clip):
     torch.manual_seed(0)
     nets = {name: dann.Net("mnist", 28, 10).double() for name in chosen}
     alone = copy.deepcopy(nets)
@@ -412,7 +418,7 @@ def test_a_step_trains_each_net_as_if_alone_and_weighs_the_domain_loss(chosen):
     y, y_target = torch.randint(10, (2, 6))
     opt = torch.optim.SGD([p for net in nets.values() for p in net.parameters()], 0.1)
     columns, values = dann.step(
-        nets, opt, x, y, x_target, y_target, 0.7, 2.0, contextlib.nullcontext
+        nets, opt, x, y, x_target, y_target, 0.7, 2.0, clip, contextlib.nullcontext
     )
     label, domain, right = dann.objective(alone["dann"], x, y, x_target, 0.7)
     losses = {"dann": label + 2 * domain}
@@ -426,8 +432,22 @@ def test_a_step_trains_each_net_as_if_alone_and_weighs_the_domain_loss(chosen):
         torch.testing.assert_close(value, want[column].to(value.dtype))
     for name, net in nets.items():
         losses[name].backward()
+        grads = [p.grad for p in alone[name].parameters() if p.grad is not None]
+        norm = torch.cat([grad.flatten() for grad in grads]).norm()
+        share = 0.1 * min(1, clip / norm) if name == "dann" else 0.1
         for p, q in zip(net.parameters(), alone[name].parameters()):
-            torch.testing.assert_close(p, q if q.grad is None else q - 0.1 * q.grad)
+            want = q if q.grad is None else q - share * q.grad
+            torch.testing.assert_close(p, want, rtol=1e-5, atol=1e-9)
+
+
+def test_the_gap_covered_is_the_share_of_the_way_to_train_on_target(monkeypatch, tmp_path):
+    argv = [*TINY, "--data-dir", tmp_path, "--epochs", "1", "--image-size", "16", "--smoke"]
+    assert run_main(dann, *argv, "--out", tmp_path / "run") == 0
+    said = iter([0.9, 0.5, 0.9, 0.7, 0.9, 0.9, 0.9, 0.7])  # source, target of each in MODELS
+    monkeypatch.setattr(dann, "accuracy", lambda *_: next(said))
+    assert run_main(dann, "--eval-only", "--out", tmp_path / "run") == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["gap_covered"] == pytest.approx(0.5)
 
 
 def test_networks_left_out_change_nothing_and_are_null_in_the_results(tmp_path):
@@ -468,3 +488,10 @@ def test_a_collapsed_seed_is_told_from_its_source_accuracy(tmp_path):
         "Seed 8 collapsed, or stopped early: its DANN names only 20.0 % of the source, 98.0 % "
         "without adaptation. Lower --lr or --domain-weight, or raise --epochs."
     ]
+    said.clear()
+    dann.tell(run, {"dann": found["dann"]}, r | {"source_only": None})
+    assert [s for s in said if "collapsed" in s] == [
+        "Seed 8 collapsed, or stopped early: its DANN names only 20.0 % of the source. Lower --lr "
+        "or --domain-weight, or raise --epochs."
+    ]
+    assert not any("–" in s for s in said)

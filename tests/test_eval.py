@@ -625,7 +625,7 @@ def test_a_confusion_matrix_of_thirty_classes_draws_the_twenty_most_confused():
     matrix = torch.eye(30, dtype=torch.long) * 50
     for k in range(0, 20, 2):
         matrix[k, k + 1], matrix[k, 29] = 5, 1  # 0 to 19 are confused, and 29 with the even ones
-    figure = confusion(matrix.tolist(), [f"$x_{k}" for k in range(30)], "$a title")
+    figure = confusion(matrix.tolist(), [f"$x_{k}" for k in range(30)])
     axes = figure.axes[0]
     names = [text.get_text() for text in axes.get_yticklabels()]
     assert len(names) == 20 == len(set(names)) and "$x_29" in names and "$x_25" not in names

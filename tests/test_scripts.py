@@ -79,7 +79,7 @@ SCRIPTS = {
     "vae": Script(
         tiny=DIGITS + " --binarize --fid none",
         figures="curves reconstructions learning samples samples_100 tsne confusion",
-        keys="test_mse code_mean code_std off_support fid fid_rebuilt beside svm_linear svm_rbf "
+        keys="test_mse code_mean code_std off_support fid fid_recon beside svm_linear svm_rbf "
         "test_elbo test_recon test_kl active_units nll nll_all",
         nets="enc dec",
         parts="opt rng",
