@@ -85,6 +85,7 @@ def flags(doc, data, epochs, batch_size, lr, fid=False, nll=None):
 
     Returns (parser, groups): a script adds its own flags to groups["model"] and the like."""
     parser, default = Parser(doc), "(default: %(default)s)"
+    usual = "(default: %(default)s, or what the script presets)"
     groups = {name: parser.add_argument_group(name)
               for name in ("data", "model", "objective", "optimisation", "run")}
     add = groups["data"].add_argument
@@ -95,9 +96,9 @@ def flags(doc, data, epochs, batch_size, lr, fid=False, nll=None):
     add("--image-size", type=number(int, low=16, high=256), metavar="N", help="pixels a side")
     add("--limit", type=number(int, low=1), metavar="N", help="use about N images of the set")
     add = groups["optimisation"].add_argument
-    add("--epochs", type=number(int, low=1), default=epochs, help=f"passes over train {default}")
+    add("--epochs", type=number(int, low=1), default=epochs, help=f"passes over train {usual}")
     add("--batch-size", type=number(int, low=2), default=batch_size, help=default)
-    add("--lr", type=number(float, above=0), default=lr, help=f"step size {default}")
+    add("--lr", type=number(float, above=0), default=lr, help=f"step size {usual}")
     add = groups["run"].add_argument
     add("--out", metavar="DIR", help="the run's folder (default: a fresh runs/<script>-<data>)")
     add("--seed", type=number(int, low=0, high=2**31 - 1), default=0, help=default)

@@ -347,6 +347,14 @@ def held_out(enc, dec, flow, split, args):
     return over(split, loss, args.seed).item()
 
 
+def weights(net):
+    """How many numbers a network learns."""
+    return sum(p.numel() for p in net.parameters())
+
+
+# Evaluation
+
+
 @torch.no_grad()
 def interpolate(flow, a, b, steps=10):
     """Codes (steps, N, Z) on a straight line from a to b (N, Z), of the flow's base space where
@@ -355,14 +363,6 @@ def interpolate(flow, a, b, steps=10):
     t = torch.linspace(0, 1, steps, device=a.device)[:, None, None]
     u = (1 - t) * a + t * b
     return flow.inverse(u) if flow else u
-
-
-def weights(net):
-    """How many numbers a network learns."""
-    return sum(p.numel() for p in net.parameters())
-
-
-# Evaluation
 
 
 @torch.no_grad()

@@ -123,6 +123,7 @@ def test_the_notebook_cells_of_the_readme_run(tmp_path, monkeypatch, smoke):
     cells, names = re.findall(r"```python\n(.*?)```", section, flags=re.S), {}
     assert len(cells) == 4  # import, load, figures, results
     for cell in cells:
+        cell = cell.removeprefix("%matplotlib inline\n")
         exec(cell.replace('load_data("sprites")', 'load_data("sprites", limit=1280)'), names)
     assert names["figure"].axes and set(names["results"]["factors"]) >= {"skin", "action"}
 
