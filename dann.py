@@ -13,21 +13,25 @@ The features G_f and the label head G_y descend E, the domain head G_d ascends i
   objective, reverse  --task images, Table 2: backpropagation through the reversal (16, 17), where
                       alone lambda_p stands; --domain-weight 2 is the sum in (10), 1 its half, the
                       mean over all 128 images
-  step_size           mu_p = mu_0 / (1 + 10 p)^0.75, p the share of training done (5.2.2)
+  step_size           mu_p = mu_0 / (1 + 10 p)^0.75, mu_0 = 0.01, p the share of training done
+                      (5.2.2)
   lambda_p            2 / (1 + exp(-10 p)) - 1 (5.2.2)
   proxy_a_distance    2 (1 - 2 epsilon), epsilon the error of telling domains apart (3), in eval.py
 
   python dann.py --seeds 10                     # moons, 20 s: NN 82 %, DANN 93 % of the target
   python dann.py --seeds 10 --decay linear      # the same, settled: 94 %
   python dann.py --task images --amp            # MNIST to MNIST-M, 36 minutes on a core: 78 %
+  python dann.py --task images --arch bn --domain-weight 2 --epochs 12      # 24 minutes: 90 %
 
 Departures. Moons: none; the constants, the 150 points in all (the text: 150 a class) and the random
 numbers are those of the authors' script, and the seeds train at once. Images: where the paper is
-silent, PyTorch's initialisation, step size 0.01, 40 epochs of the source, 32 x 32 with MNIST
-padded, and each domain's own mean subtracted (--mean shared: one). The network is scored, not the
-paper's SVM on top of it; Fig. 4b has no l2 restriction, and dropout 0.5 in the heads alone. Not the
-paper's: "DANN, averaged weights", a mean over the last tenth of training, which takes out the swing
-from step to step, and --arch bn, batch norm behind every layer but the last.
+silent, PyTorch's initialisation, 40 epochs of the source, 32 x 32 with MNIST padded, each domain's
+own mean subtracted (--mean shared: one), the mean of both domain losses, and Fig. 4b padded by 2,
+without which its third convolution does not fit. The network is scored, not the paper's SVM on top
+of it; Fig. 4b has no l2 restriction, and dropout 0.5 in the heads alone. Not the paper's: "DANN,
+averaged weights", a mean over the last tenth of training, which takes out the swing from step to
+step; --clip; and --arch bn, batch norm behind every layer but the last and dropout of whole maps,
+as in the programs that report 84 to 91 %.
 """
 import copy
 import itertools
@@ -56,7 +60,7 @@ def presets(args):
     """What a flag is where it is not typed, by --task, --source and --target."""
     sets = args["source"], args["target"]
     return dict(data="moons") if args["task"] == "moons" else dict(
-        data="-".join(Path(name).name for name in sets), epochs=30, lr=0.01,
+        data="-".join(Path(name).name for name in sets), epochs=40, lr=0.01,
         decay="none" if sets[0] == "svhn" else "paper", image_size=32,
         arch="svhn" if "svhn" in sets else "mnist")
 
@@ -256,9 +260,8 @@ def scores(net, source, target):
 
 
 def step(nets, opt, x, y, x_target, y_target, lam, weight, clip, autocast, objective=objective):
-    """One step of each net {name: Net}, on its part of the batch; the norm of the DANN's gradient
-    is cut to `clip`. Returns the names and values of their label losses, L_d and the domain
-    accuracy, still on the device."""
+    """One step of each net {name: Net}, on its part of the batch; `clip` is for the DANN. Returns
+    the names and values of their label losses, L_d and the domain accuracy, on the device."""
     terms = {}
     with autocast():
         if "source_only" in nets:
@@ -273,7 +276,8 @@ def step(nets, opt, x, y, x_target, y_target, lam, weight, clip, autocast, objec
     sum(weight * term if key == "domain" else term for key, term in terms.items()).backward()
     if "dann" in nets:
         terms["domain_acc"] = right
-        nn.utils.clip_grad_norm_(nets["dann"].parameters(), clip)
+        if clip:
+            nn.utils.clip_grad_norm_(nets["dann"].parameters(), clip)
     opt.step()
     return list(terms), torch.stack([*terms.values()]).detach()
 
@@ -358,8 +362,8 @@ def evaluate_moons(run, source, target, nets):
     run.table("Accuracies", ("", "source", "target", "target, mean of the last 100 epochs",
                              "domain", "target, worst seed", "target, authors' script"), rows,
               f"After the last epoch, {args.seeds} seed"
-              f"{'s, ± their deviation' * (args.seeds > 1)}. Of the authors' script five seeds, run "
-              "by us.")
+              f"{'s, ± their deviation' * (args.seeds > 1)}. Of the authors' script five seeds, "
+              "run by us.")
     run.say(f"On the turned moons the DANN is right at {spread(r['dann'], 'target')}, the NN at "
             f"{spread(r['nn'], 'target')}; their domain regressors at "
             f"{percent(r['dann']['domain'])} and {percent(r['nn']['domain'])} (chance 50 %).")
@@ -394,6 +398,8 @@ def evaluate_images(run, source, target, nets):
             r["domain_acc"] = torch.cat(told).float().mean().item()
         both = {name: codes(nets[name]) for name in ("source_only", "dann") if name in nets}
         r |= {f"pad_{name}": proxy_a_distance(*pair, seed) for name, pair in both.items()}
+        r["dead_features"] = {name: [(code.amax(0) <= 0).float().mean().item() for code in pair]
+                              for name, pair in both.items()}     # of the source, of the target
         if both:
             draw_domains(run, {MODELS[name]: pair for name, pair in both.items()},
                          50 if args.smoke else 500, seed)
@@ -445,6 +451,9 @@ def tell(run, found, r):
             "The proxy A-distance (2: domains always told apart) of the first seed's features is "
             f"{r['pad_dann']:.2f}"
             + (f", without adaptation {r['pad_source_only']:.2f}." if r["source_only"] else "."))
+    run.say(" and ".join(f"{percent(share)} of them are 0 for every image of the {domain}" for
+                         share, domain in zip(r["dead_features"]["dann"], ("source", "target")))
+            + ": ReLUs that the reversed gradient has switched off, and that learn no more.")
     if loss > 2 * chance:
         run.say("That loss is far above chance: the features run away from the domain head instead "
                 "of mixing the domains. Lower --lr or --domain-weight.")
@@ -490,10 +499,10 @@ def main(argv=None):
         "4a with batch norm and dropout (default: svhn for that set, else mnist)")
     add = groups["objective"].add_argument
     add("--lam", type=number(float, low=0), default=6.0, help="moons: lambda (default: 6)")
-    add("--domain-weight", type=number(float, low=0), default=2.0,
-        help="images: of the mean L_d, for G_d and G_f (default: 2, the sum of (10))")
-    add("--clip", type=number(float, above=0), default=4.0,
-        help="images: the norm that the DANN's gradient is cut to (default: 4; 1e9: never)")
+    add("--domain-weight", type=number(float, low=0), default=1.0,
+        help="images: of the mean L_d, for G_d and G_f (default: 1; 2: the sum of (10))")
+    add("--clip", type=number(float, above=0),
+        help="images: cut the norm of the DANN's gradient to this (default: no)")
     add("--mean", choices=("domain", "shared"), default="domain",
         help="images: subtract each domain's mean or one of both (default: domain)")
     add = groups["optimisation"].add_argument

@@ -180,14 +180,19 @@ def load(name, data_dir="data", image_size=None, limit=None, seed=0, val=True):
         raw = vars(source) | {"x": fit(x, size), "y": source.y[index], "factors": factors,
                               "test": None if source.test is None else source.test[index],
                               "val": source.val if whole else 0}
-    y, classes, masks = split(name, raw, seed, val)
+    y, classes, masks = split(name, raw, seed)
     if fresh and entry.cache:
         write_cache(path, stem, raw)
     splits = {key: Split(x, y[mask], {factor: value[mask] for factor, (_, value)
                                       in raw["factors"].items()})
               for (key, mask), x in zip(masks.items(), partition(raw["x"], *masks.values()))}
+    if not val:                                           # they lie side by side
+        train, held = splits["train"], splits["val"]
+        both = {factor: torch.cat([f, held.factors[factor]]) for factor, f in train.factors.items()}
+        splits |= {"val": None, "train": Split(raw["x"][:len(train) + len(held)],
+                                               torch.cat([train.y, held.y]), both)}
     names = {factor: names for factor, (names, _) in raw["factors"].items()}
-    return Dataset(name, classes, **{"val": None, **splits}, factors=names)
+    return Dataset(name, classes, factors=names, **splits)
 
 
 def subset(source, limit, rng):
@@ -215,7 +220,7 @@ def cut(y, share, rng):
     return held
 
 
-def split(name, raw, seed, val):
+def split(name, raw, seed):
     """The class (N,) of each image, the classes' names, and masks (N,) of train, val, test and
     unseen, cut from the seed."""
     rng, y, classes = torch.Generator().manual_seed(seed), raw["y"], raw["classes"]
@@ -231,11 +236,10 @@ def split(name, raw, seed, val):
         held = rest[torch.randperm(len(rest), generator=rng)[-raw["val"]:]]
     else:
         held = rest[cut(y[rest], 0.1, rng)]
-    held = torch.zeros_like(test).index_fill(0, held, val)
-    masks = {"train": ~(test | unseen | held), "val": held, "test": test, "unseen": unseen}
-    for key, wanted in (("val", val), ("unseen", raw["people"])):
-        if not wanted:
-            del masks[key]
+    val = torch.zeros_like(test).index_fill(0, held, True)
+    masks = {"train": ~(test | unseen | val), "val": val, "test": test, "unseen": unseen}
+    if not raw["people"]:
+        del masks["unseen"]
     if len(classes) < 2 or not all(mask.any() for mask in masks.values()):
         raise DataError(f"{name} is too small to split: give it two classes or more, and four "
                         "images or more of each.")

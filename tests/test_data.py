@@ -125,8 +125,10 @@ def test_without_validation_its_images_stay_in_train(tmp_path):
     digits = load("digits", tmp_path)
     whole = load("digits", tmp_path, val=False)
     assert whole.val is None and list(whole.splits()) == ["train", "test"]
-    assert len(whole.train) == len(digits.train) + len(digits.val)
-    assert torch.equal(whole.test.x, digits.test.x)
+    for part in ("x", "y"):
+        train, val, test = (getattr(split, part) for split in digits.splits().values())
+        assert torch.equal(getattr(whole.train, part), torch.cat([train, val]))
+        assert torch.equal(getattr(whole.test, part), test)
 
 
 def test_sprites_are_the_same_bytes_everywhere():

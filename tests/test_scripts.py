@@ -108,7 +108,7 @@ SCRIPTS = {
         "--arch bn --seeds 2",
         figures="curves domains tsne_domains",
         keys="seeds source_only dann target_only average domain_acc gap_covered pad_source_only "
-        "pad_dann",
+        "pad_dann dead_features",
         nets="source_only dann target_only average source_only_1 dann_1 target_only_1 average_1",
         parts="opt_0 opt_1 rng_0 rng_1",
         misfit={"arch": "bn"},
