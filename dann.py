@@ -451,9 +451,11 @@ def tell(run, found, r):
             "The proxy A-distance (2: domains always told apart) of the first seed's features is "
             f"{r['pad_dann']:.2f}"
             + (f", without adaptation {r['pad_source_only']:.2f}." if r["source_only"] else "."))
-    run.say(" and ".join(f"{percent(share)} of them are 0 for every image of the {domain}" for
-                         share, domain in zip(r["dead_features"]["dann"], ("source", "target")))
-            + ": ReLUs that the reversed gradient has switched off, and that learn no more.")
+    dead = r["dead_features"]["dann"]
+    if max(dead) > 0.1:
+        run.say(f"Of its features {percent(dead[0])} are 0 for every image of the source, "
+                f"{percent(dead[1])} for every one of the target: ReLUs that training has switched "
+                "off and that learn no more.")
     if loss > 2 * chance:
         run.say("That loss is far above chance: the features run away from the domain head instead "
                 "of mixing the domains. Lower --lr or --domain-weight.")

@@ -496,4 +496,4 @@ def test_a_collapsed_seed_is_told_from_its_source_accuracy(tmp_path):
         "or --domain-weight, or raise --epochs."
     ]
     assert not any("–" in s for s in said)
-    assert sum("25.0 % of them are 0 for every image of the source" in s for s in said) == 1
+    assert sum("features 25.0 % are 0 for every image of the source" in s for s in said) == 1
