@@ -547,7 +547,9 @@ if __name__ == "__main__":
     parser.add_argument("--data-dir", default="data", help="where MNIST lies")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    info = Path("/proc/cpuinfo")
+    amx = "with" if info.exists() and "amx_bf16" in info.read_text() else "without"
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {amx} AMX (for --amp)")
     bench_cyclevae()
     bench_data()
     bench_eval()

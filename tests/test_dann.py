@@ -329,7 +329,7 @@ def test_the_networks_of_a_checkpoint_score_the_classes(smoke):
     assert nets["dann"](torch.rand(2, 1, 32, 32), 0).shape == (2, 10)
 
 
-def test_seeds_start_from_different_weights_and_the_networks_of_one_from_the_same(monkeypatch, tmp_path):
+def test_seeds_start_apart_and_the_networks_of_a_seed_from_the_same_weights(monkeypatch, tmp_path):
     monkeypatch.setattr(dann, "evaluate_images", lambda *_: None)
     argv = [*TINY, "--data-dir", tmp_path, "--epochs", "1", "--lr", "1e-30"]  # nothing moves
     assert run_main(dann, *argv, "--seeds", "2", "--out", tmp_path / "two") == 0
