@@ -1523,7 +1523,9 @@ OURS = {
                "KL {vaegan.test_kl:.1f}, {vae.test_kl:.1f} nats"),
     "flowvae_gan": ("NLL {vae.nll:nats}", "joint flow {flow_joint.nll:nats}",
                     "flow after {flow_after.nll:nats}", "gains {flow_joint.gain:nats}, "
-                    "{flow_after.gain:nats}", "distances {vae.fid.value:.1f}, "
+                    "{flow_after.gain:nats}", "bits/dim {vae.nll.bits_per_dim:.3f}, "
+                    "{flow_joint.nll.bits_per_dim:.3f}, {flow_after.nll.bits_per_dim:.3f}",
+                    "distances {vae.fid.value:.1f}, "
                     "{flow_joint.fid.value:.1f}, {flow_after.fid.value:.1f}",
                     "GAN {gan.fid.value:.1f}, floor {gan.fid.floor:.1f}")}
 PAPERS = (                                                  # script, the run's numbers, the paper's
