@@ -454,8 +454,8 @@ def tell(run, found, r):
     dead = r["dead_features"]["dann"]
     if max(dead) > 0.1:
         run.say(f"Of its features {percent(dead[0])} are 0 for every image of the source, "
-                f"{percent(dead[1])} for every one of the target: ReLUs that training has switched "
-                "off and that learn no more.")
+                f"{percent(dead[1])} for every one of the target: ReLUs that are switched off, and "
+                "learn no more.")
     if loss > 2 * chance:
         run.say("That loss is far above chance: the features run away from the domain head instead "
                 "of mixing the domains. Lower --lr or --domain-weight.")
