@@ -77,8 +77,8 @@ class Split:
 
 @dataclass
 class Dataset:
-    """The splits (`val` None where it is left in train, `unseen` where every class is in train),
-    the class names, and for every factor the names of its values."""
+    """The splits (`unseen` None where every class is in train), the class names, and for every
+    factor the names of its values."""
     name: str
     classes: list
     train: Split
@@ -140,12 +140,11 @@ def need_pairs(split, classes=None):
 
 # load: read a set or take it from the cache, then split it
 
-def load(name, data_dir="data", image_size=None, limit=None, seed=0, val=True):
+def load(name, data_dir="data", image_size=None, limit=None, seed=0):
     """The set `name` as a Dataset on the CPU; `python data.py` lists the names.
 
     image_size 8 to 256, else the set's own. limit: about so many images in all, whole people where
-    a set has unseen ones. val=False leaves the validation images in train. Raises DataError for
-    anything wrong with the arguments or the files."""
+    a set has unseen ones. Raises DataError for anything wrong with the arguments or the files."""
     kind, _, option = name.partition(":")
     root = Path(data_dir)
     if kind not in SETS or option and not SETS[kind].option:
@@ -165,34 +164,25 @@ def load(name, data_dir="data", image_size=None, limit=None, seed=0, val=True):
     stem = f"{file_name(name)}-{size}" + f"-{limit}-{seed}" * bool(limit)
     path = root / f"{stem}-{made_from[:10]}.pt"
     raw = read_cache(path) if entry.cache else None
-    fresh = raw is None
-    if fresh:
-        if len(files) > 100:
-            print(f"{name}: reading the images, this once", flush=True)
-        source = entry.read(root=root, files=files, size=size, limit=limit, seed=seed,
-                            option=option)
-        index = torch.arange(len(source.y))
-        if limit and limit < len(index) and not source.people:
-            index = subset(source, limit, torch.Generator().manual_seed(seed))
-        whole = len(index) == len(source.y)
-        x = source.x(index) if callable(source.x) else source.x if whole else source.x[index]
-        factors = {key: (names, value[index]) for key, (names, value) in source.factors.items()}
-        raw = vars(source) | {"x": fit(x, size), "y": source.y[index], "factors": factors,
-                              "test": None if source.test is None else source.test[index],
-                              "val": source.val if whole else 0}
-    y, classes, masks = split(name, raw, seed)
-    if fresh and entry.cache:
+    if raw:
+        return split(name, raw, seed)
+
+    if len(files) > 100:
+        print(f"{name}: reading the images, this once", flush=True)
+    source = entry.read(root=root, files=files, size=size, limit=limit, seed=seed, option=option)
+    index = torch.arange(len(source.y))
+    if limit and limit < len(index) and not source.people:
+        index = subset(source, limit, torch.Generator().manual_seed(seed))
+    whole = len(index) == len(source.y)
+    x = source.x(index) if callable(source.x) else source.x if whole else source.x[index]
+    factors = {key: (names, value[index]) for key, (names, value) in source.factors.items()}
+    raw = vars(source) | {"x": fit(x, size), "y": source.y[index], "factors": factors,
+                          "test": None if source.test is None else source.test[index],
+                          "val": source.val if whole else 0}
+    data = split(name, raw, seed)
+    if entry.cache:
         write_cache(path, stem, raw)
-    splits = {key: Split(x, y[mask], {factor: value[mask] for factor, (_, value)
-                                      in raw["factors"].items()})
-              for (key, mask), x in zip(masks.items(), partition(raw["x"], *masks.values()))}
-    if not val:                                           # they lie side by side
-        train, held = splits["train"], splits["val"]
-        both = {factor: torch.cat([f, held.factors[factor]]) for factor, f in train.factors.items()}
-        splits |= {"val": None, "train": Split(raw["x"][:len(train) + len(held)],
-                                               torch.cat([train.y, held.y]), both)}
-    names = {factor: names for factor, (names, _) in raw["factors"].items()}
-    return Dataset(name, classes, factors=names, **splits)
+    return data
 
 
 def subset(source, limit, rng):
@@ -221,8 +211,7 @@ def cut(y, share, rng):
 
 
 def split(name, raw, seed):
-    """The class (N,) of each image, the classes' names, and masks (N,) of train, val, test and
-    unseen, cut from the seed."""
+    """Cuts what was read into train, val, test and unseen, from the seed."""
     rng, y, classes = torch.Generator().manual_seed(seed), raw["y"], raw["classes"]
     unseen = torch.zeros(len(y), dtype=torch.bool)
     if raw["people"]:                                     # known people are 0 .. K - 1, others K ..
@@ -240,23 +229,14 @@ def split(name, raw, seed):
     masks = {"train": ~(test | unseen | val), "val": val, "test": test, "unseen": unseen}
     if not raw["people"]:
         del masks["unseen"]
-    if len(classes) < 2 or not all(mask.any() for mask in masks.values()):
-        raise DataError(f"{name} is too small to split: give it two classes or more, and four "
-                        "images or more of each.")
-    return y, classes, masks
-
-
-def partition(x, first, *others):
-    """Views of x (N, ..) of what each mask (N,) picks, in its order. x itself is rearranged, since
-    a copy would double the memory that a set takes; only `others` are copied for a moment."""
-    held, place = [x[mask] for mask in others], 0
-    for index in first.nonzero()[:, 0].split(2048):       # moves forward, over what has moved
-        x[place:place + len(index)] = x[index]
-        place += len(index)
-    for part in held:
-        x[place:place + len(part)] = part
-        place += len(part)
-    return x.split([int(mask.sum()) for mask in (first, *others)])
+    for key, mask in masks.items():
+        if len(classes) < 2 or not mask.any():
+            raise DataError(f"{name} is too small to split: give it two classes or more, and four "
+                            "images or more of each.")
+        factors = {factor: value[mask] for factor, (_, value) in raw["factors"].items()}
+        masks[key] = Split(raw["x"][mask], y[mask], factors)
+    names = {factor: names for factor, (names, _) in raw["factors"].items()}
+    return Dataset(name, classes, factors=names, **masks)
 
 
 def read_cache(path):

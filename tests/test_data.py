@@ -111,26 +111,6 @@ def test_splits_are_disjoint_and_complete(sprites):
     assert len(images) == len(set(images)) == 1200 * 64    # nor do two people share an image
 
 
-def test_splits_share_the_memory_of_the_set_and_keep_its_order():
-    x = torch.randint(256, (6000, 1, 3, 3), dtype=torch.uint8)
-    masks = [torch.arange(6000) * 7 % 10 == k for k in range(3)]
-    masks[0] |= ~(masks[1] | masks[2])                    # three splits, scattered, of all images
-    want, place = [x[mask] for mask in masks], x.data_ptr()
-    for part, images in zip(data.partition(x, *masks), want):
-        assert torch.equal(part, images) and part.data_ptr() == place
-        place += images.numel()
-
-
-def test_without_validation_its_images_stay_in_train(tmp_path):
-    digits = load("digits", tmp_path)
-    whole = load("digits", tmp_path, val=False)
-    assert whole.val is None and list(whole.splits()) == ["train", "test"]
-    for part in ("x", "y"):
-        train, val, test = (getattr(split, part) for split in digits.splits().values())
-        assert torch.equal(getattr(whole.train, part), torch.cat([train, val]))
-        assert torch.equal(getattr(whole.test, part), test)
-
-
 def test_sprites_are_the_same_bytes_everywhere():
     drawn = data.draw_sprites(32, 0, 20)["x"]
     assert hashlib.sha256(np.ascontiguousarray(drawn).tobytes()).hexdigest()[:16] == SPRITES
