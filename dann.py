@@ -124,14 +124,15 @@ class Net(nn.Module):
 
 def named(args, k):
     """{name in MODELS: what checkpoints call that network of the k-th seed} of those in --model."""
+    chosen = args.get("model", MODELS)                      # older checkpoints hold all
     return {name: name + f"_{k}" * (k > 0) for name in MODELS
-            if name in args["model"] or name == "average" and "dann" in args["model"]}
+            if name in chosen or name == "average" and "dann" in chosen}
 
 
 def load(path, device="cpu", every=False):
     """The trained networks of a checkpoint such as RUN/best.pt: Shallow "nn" and "dann", or Net
-    "source_only", "dann", "target_only" and "average", of the first seed or of every one. Raises
-    DataError where it is no checkpoint of this script."""
+    "source_only", "dann", "target_only" and "average", those of --model, of the first seed or of
+    every one. Raises DataError where it is no checkpoint of this script."""
     content = checkpoint(path, "dann")
     args, saved = content["args"], content["nets"]
     if args["task"] == "moons":
@@ -414,12 +415,13 @@ def evaluate_images(run, source, target, nets):
         if both:
             ten = [pick(split.y, min(10, *map(len, sets)), seed + 1) for split in sets]
             x, x_target = (split.images(i).expand(-1, 3, -1, -1) for split, i in zip(sets, ten))
-            wrong = [(nets[name](x_target, 1).argmax(1) != target.test.y[ten[1]]).cpu()
-                     for name in both]
-            run.figure("domains", grid(torch.stack([x, *[x_target] * len(both)]),
-                                       ["source", *(f"target,\n{MODELS[name]}" for name in both)],
-                                       red=torch.stack([torch.zeros(len(x), dtype=bool), *wrong])),
-                       "Test images. Red: named wrongly.")
+            rows, names, wrong = [x], ["source"], [torch.zeros(len(x), dtype=torch.bool)]
+            for name in both:
+                rows.append(x_target)
+                names.append(f"target,\n{MODELS[name]}")
+                wrong.append((nets[name](x_target, 1).argmax(1) != target.test.y[ten[1]]).cpu())
+            run.figure("domains", grid(torch.stack(rows), names, red=torch.stack(wrong)),
+                       "Test images of both domains. Red: named wrongly.")
     tell(run, found, r)
     run.finish(f"Domain-adversarial training, {args.source} to {args.target}", r)
 
