@@ -467,7 +467,8 @@ class Run:
         e = html.escape
         parts = [f"<h1>{e(title)}</h1><p>{e(results['script'])}.py on {e(results['data'])}, "
                  f"{results['epochs']} epochs, {results['seconds'] / 60:.1f} minutes on "
-                 f"{e(results['device'])} with {results['threads']} threads, torch "
+                 f"{e(results['device'])}, {results['threads']} "
+                 f"thread{'s' * (results['threads'] > 1)}, torch "
                  f"{e(results['versions']['torch'])}, seed {results['seed']}; evaluated: epoch "
                  f"{self.best_epoch}.</p>"]
         if results["smoke"]:
