@@ -477,13 +477,12 @@ def read(name, args):
     """A set with all of train (no epoch is chosen), padded or cropped to --image-size, not resized
     (the pictures of folder:PATH are)."""
     size = args.image_size if name.startswith("folder:") else None
-    data = load_data(name, args.data_dir, size, args.limit, args.seed)
+    data = load_data(name, args.data_dir, size, args.limit, args.seed, val=False)
     gap = args.image_size - data.train.x.shape[-1]
     edges = [gap // 2, gap - gap // 2] * 2                  # left, right, above, below
-    splits = {key: Split(F.pad(s.x, edges), s.y) for key, s in data.splits().items()}
-    parts = splits["train"], splits["val"]
-    splits["train"] = Split(torch.cat([s.x for s in parts]), torch.cat([s.y for s in parts]))
-    return Dataset(args.data, data.classes, **splits)
+    for part in data.splits().values() if gap else ():
+        part.x = F.pad(part.x, edges)
+    return data
 
 
 def main(argv=None):

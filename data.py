@@ -77,8 +77,8 @@ class Split:
 
 @dataclass
 class Dataset:
-    """The splits (`unseen` None where every class is in train), the class names, and for every
-    factor the names of its values."""
+    """The splits (`val` None where it is left in train, `unseen` where every class is in train),
+    the class names, and for every factor the names of its values."""
     name: str
     classes: list
     train: Split
@@ -140,11 +140,12 @@ def need_pairs(split, classes=None):
 
 # load: read a set or take it from the cache, then split it
 
-def load(name, data_dir="data", image_size=None, limit=None, seed=0):
+def load(name, data_dir="data", image_size=None, limit=None, seed=0, val=True):
     """The set `name` as a Dataset on the CPU; `python data.py` lists the names.
 
     image_size 8 to 256, else the set's own. limit: about so many images in all, whole people where
-    a set has unseen ones. Raises DataError for anything wrong with the arguments or the files."""
+    a set has unseen ones. val=False leaves the validation images in train. Raises DataError for
+    anything wrong with the arguments or the files."""
     kind, _, option = name.partition(":")
     root = Path(data_dir)
     if kind not in SETS or option and not SETS[kind].option:
@@ -164,25 +165,36 @@ def load(name, data_dir="data", image_size=None, limit=None, seed=0):
     stem = f"{file_name(name)}-{size}" + f"-{limit}-{seed}" * bool(limit)
     path = root / f"{stem}-{made_from[:10]}.pt"
     raw = read_cache(path) if entry.cache else None
-    if raw:
-        return split(name, raw, seed)
-
-    if len(files) > 100:
-        print(f"{name}: reading the images, this once", flush=True)
-    source = entry.read(root=root, files=files, size=size, limit=limit, seed=seed, option=option)
-    index = torch.arange(len(source.y))
-    if limit and limit < len(index) and not source.people:
-        index = subset(source, limit, torch.Generator().manual_seed(seed))
-    whole = len(index) == len(source.y)
-    x = source.x(index) if callable(source.x) else source.x if whole else source.x[index]
-    factors = {key: (names, value[index]) for key, (names, value) in source.factors.items()}
-    raw = vars(source) | {"x": fit(x, size), "y": source.y[index], "factors": factors,
-                          "test": None if source.test is None else source.test[index],
-                          "val": source.val if whole else 0}
-    data = split(name, raw, seed)
-    if entry.cache:
+    fresh = raw is None
+    if fresh:
+        if len(files) > 100:
+            print(f"{name}: reading the images, this once", flush=True)
+        source = entry.read(root=root, files=files, size=size, limit=limit, seed=seed,
+                            option=option)
+        index = torch.arange(len(source.y))
+        if limit and limit < len(index) and not source.people:
+            index = subset(source, limit, torch.Generator().manual_seed(seed))
+        whole = len(index) == len(source.y)
+        x = source.x(index) if callable(source.x) else source.x if whole else source.x[index]
+        factors = {key: (names, value[index]) for key, (names, value) in source.factors.items()}
+        raw = vars(source) | {"x": fit(x, size), "y": source.y[index], "factors": factors,
+                              "test": None if source.test is None else source.test[index],
+                              "val": source.val if whole else 0}
+    y, classes, masks = split(name, raw, seed)
+    if fresh and entry.cache:
         write_cache(path, stem, raw)
-    return data
+    order = torch.cat([mask.nonzero()[:, 0] for mask in masks.values()])
+    sizes = [int(mask.sum()) for mask in masks.values()]
+    if not val:                                           # it follows train in `order`
+        del masks["val"]
+        sizes[:2] = [sum(sizes[:2])]
+    arrange(raw["x"], order)
+    parts = zip(raw["x"].split(sizes), y[order].split(sizes),
+                *(value[order].split(sizes) for _, value in raw["factors"].values()))
+    splits = {key: Split(x, y, dict(zip(raw["factors"], values)))
+              for key, (x, y, *values) in zip(masks, parts)}
+    names = {factor: names for factor, (names, _) in raw["factors"].items()}
+    return Dataset(name, classes, factors=names, **{"val": None, **splits})
 
 
 def subset(source, limit, rng):
@@ -211,7 +223,8 @@ def cut(y, share, rng):
 
 
 def split(name, raw, seed):
-    """Cuts what was read into train, val, test and unseen, from the seed."""
+    """The class (N,) of each image, the classes' names, and masks (N,) of train, val, test and
+    unseen, cut from the seed."""
     rng, y, classes = torch.Generator().manual_seed(seed), raw["y"], raw["classes"]
     unseen = torch.zeros(len(y), dtype=torch.bool)
     if raw["people"]:                                     # known people are 0 .. K - 1, others K ..
@@ -229,14 +242,22 @@ def split(name, raw, seed):
     masks = {"train": ~(test | unseen | val), "val": val, "test": test, "unseen": unseen}
     if not raw["people"]:
         del masks["unseen"]
-    for key, mask in masks.items():
-        if len(classes) < 2 or not mask.any():
-            raise DataError(f"{name} is too small to split: give it two classes or more, and four "
-                            "images or more of each.")
-        factors = {factor: value[mask] for factor, (_, value) in raw["factors"].items()}
-        masks[key] = Split(raw["x"][mask], y[mask], factors)
-    names = {factor: names for factor, (names, _) in raw["factors"].items()}
-    return Dataset(name, classes, factors=names, **masks)
+    if len(classes) < 2 or not all(mask.any() for mask in masks.values()):
+        raise DataError(f"{name} is too small to split: give it two classes or more, and four "
+                        "images or more of each.")
+    return y, classes, masks
+
+
+def arrange(x, order):
+    """Puts x[order] in place of x, image by image along the cycles of `order`: a copy would take
+    the memory of the set once more."""
+    rows, order = x.numpy(), order.tolist()
+    for start in range(len(order)):
+        first, place = rows[start].copy(), start
+        while order[place] != start:
+            rows[place] = rows[order[place]]
+            order[place], place = place, order[place]     # done: its own cycle
+        rows[place], order[place] = first, place
 
 
 def read_cache(path):
@@ -301,9 +322,10 @@ class image_set:
 
 @dataclass
 class Source:
-    """x uint8 (N, C, H, W) of any size, or, where files are many, a function from indices to that;
-    y int64 (N,); test bool (N,), the published split; factors: name -> (names of the values, int64
-    (N,)); val: so many validation images in place of a tenth; people: a fifth of them is unseen."""
+    """x uint8 (N, C, H, W) of any size, whose order load changes, or, where files are many, a
+    function from indices to that; y int64 (N,); test bool (N,), the published split; factors: name
+    -> (names of the values, int64 (N,)); val: so many validation images in place of a tenth;
+    people: a fifth of them is unseen."""
     x: object
     y: torch.Tensor
     classes: list

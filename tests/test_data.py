@@ -111,6 +111,30 @@ def test_splits_are_disjoint_and_complete(sprites):
     assert len(images) == len(set(images)) == 1200 * 64    # nor do two people share an image
 
 
+def test_arrange_is_indexing_without_a_copy():
+    x = torch.randint(256, (3000, 1, 3, 3), dtype=torch.uint8)
+    for order in torch.randperm(3000), torch.arange(3000), torch.arange(3000).flip(0):
+        want, place = x[order], x.data_ptr()
+        data.arrange(x, order)
+        assert torch.equal(x, want) and x.data_ptr() == place
+
+
+def test_splits_share_the_memory_of_the_set(tmp_path):
+    parts = list(load("digits", tmp_path).splits().values())
+    for before, after in zip(parts, parts[1:]):
+        assert after.x.data_ptr() == before.x.data_ptr() + before.x.numel()
+
+
+def test_without_validation_its_images_stay_in_train(tmp_path):
+    digits = load("digits", tmp_path)
+    whole = load("digits", tmp_path, val=False)
+    assert whole.val is None and list(whole.splits()) == ["train", "test"]
+    for part in ("x", "y"):
+        train, val, test = (getattr(split, part) for split in digits.splits().values())
+        assert torch.equal(getattr(whole.train, part), torch.cat([train, val]))
+        assert torch.equal(getattr(whole.test, part), test)
+
+
 def test_sprites_are_the_same_bytes_everywhere():
     drawn = data.draw_sprites(32, 0, 20)["x"]
     assert hashlib.sha256(np.ascontiguousarray(drawn).tobytes()).hexdigest()[:16] == SPRITES
