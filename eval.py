@@ -931,9 +931,10 @@ def binarize(x, generator):
 
 def binarized(split, seed):
     """The split with pixels drawn once, from the seed, as 0 or 255."""
-    rng = torch.Generator(split.x.device).manual_seed(seed)
-    x = [255 * binarize(part.float() / 255, rng).byte() for part in split.x.split(5000)]
-    return Split(torch.cat(x), split.y, split.factors)
+    rng, x = torch.Generator(split.x.device).manual_seed(seed), torch.empty_like(split.x)
+    for grey, drawn in zip(split.x.split(5000), x.split(5000)):
+        drawn.copy_(255 * binarize(grey.float() / 255, rng))
+    return Split(x, split.y, split.factors)
 
 
 def log_mean_exp(x, dim=0):

@@ -246,7 +246,10 @@ def test_images_are_padded_or_cropped_never_resized_and_all_of_train_is_used():
     assert torch.equal(dann.read("digits", args).test.x, plain.test.x)
 
 
-def test_the_halves_of_a_batch_are_shuffled_apart_and_the_target_starts_anew(monkeypatch, tmp_path):
+@pytest.mark.parametrize("ramp", [1, 0.25])
+def test_the_halves_of_a_batch_are_shuffled_apart_and_the_target_starts_anew(
+    monkeypatch, tmp_path, ramp
+):
     """digits and digitsm hold the same digits in the same order: image i is image i."""
     seen = []
     monkeypatch.setattr(Split, "images", lambda split, index: index)
@@ -260,7 +263,7 @@ def test_the_halves_of_a_batch_are_shuffled_apart_and_the_target_starts_anew(mon
     monkeypatch.setattr(dann, "accuracy", lambda net, *_: float(net.eval().training))
     monkeypatch.setattr(dann, "evaluate_images", lambda *_: None)
     flags = [*DIGITS[:6], "--epochs", "2", "--data-dir", tmp_path, "--out", tmp_path / "run"]
-    assert run_main(dann, *flags) == 0
+    assert run_main(dann, *flags, "--ramp", ramp) == 0
     n = len(dann.read("digits", arguments(*DIGITS[:6])).train)
     assert len(seen) == 2 * (n // 64)
     s, t = (torch.cat([row[k] for row in seen]) for k in (0, 1))
@@ -270,7 +273,8 @@ def test_the_halves_of_a_batch_are_shuffled_apart_and_the_target_starts_anew(mon
         assert len(first.unique()) == len(first) and not torch.equal(first, second)
     for i, row in enumerate(seen):
         assert row[2] == pytest.approx(0.01 * (1 + 10 * i / len(seen)) ** -0.75)
-        assert row[3] == pytest.approx(2 / (1 + math.exp(-10 * i / len(seen))) - 1)
+        p = min(1, i / len(seen) / ramp)
+        assert row[3] == pytest.approx(2 / (1 + math.exp(-10 * p)) - 1)
 
 
 def test_a_target_smaller_than_the_source_is_gone_through_again(monkeypatch, tmp_path):
