@@ -183,18 +183,7 @@ def load(name, data_dir="data", image_size=None, limit=None, seed=0, val=True):
     y, classes, masks = split(name, raw, seed)
     if fresh and entry.cache:
         write_cache(path, stem, raw)
-    order = torch.cat([mask.nonzero()[:, 0] for mask in masks.values()])
-    sizes = [int(mask.sum()) for mask in masks.values()]
-    if not val:                                           # it follows train in `order`
-        del masks["val"]
-        sizes[:2] = [sum(sizes[:2])]
-    arrange(raw["x"], order)
-    parts = zip(raw["x"].split(sizes), y[order].split(sizes),
-                *(value[order].split(sizes) for _, value in raw["factors"].values()))
-    splits = {key: Split(x, y, dict(zip(raw["factors"], values)))
-              for key, (x, y, *values) in zip(masks, parts)}
-    names = {factor: names for factor, (names, _) in raw["factors"].items()}
-    return Dataset(name, classes, factors=names, **{"val": None, **splits})
+    return dataset(name, raw, y, classes, masks, val)
 
 
 def subset(source, limit, rng):
@@ -246,6 +235,22 @@ def split(name, raw, seed):
         raise DataError(f"{name} is too small to split: give it two classes or more, and four "
                         "images or more of each.")
     return y, classes, masks
+
+
+def dataset(name, raw, y, classes, masks, val):
+    """The Dataset of these masks; its splits lie one behind the other in raw["x"]."""
+    order = torch.cat([mask.nonzero()[:, 0] for mask in masks.values()])
+    sizes = [int(mask.sum()) for mask in masks.values()]
+    if not val:                                           # it follows train in `order`
+        del masks["val"]
+        sizes[:2] = [sum(sizes[:2])]
+    arrange(raw["x"], order)
+    parts = zip(raw["x"].split(sizes), y[order].split(sizes),
+                *(value[order].split(sizes) for _, value in raw["factors"].values()))
+    splits = {key: Split(x, y, dict(zip(raw["factors"], values)))
+              for key, (x, y, *values) in zip(masks, parts)}
+    names = {factor: names for factor, (names, _) in raw["factors"].items()}
+    return Dataset(name, classes, factors=names, **{"val": None, **splits})
 
 
 def arrange(x, order):
