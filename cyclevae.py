@@ -34,8 +34,7 @@ from torch import nn
 from data import DataError, batches, load as load_data, need_pairs, pairs
 from eval import (Run, accelerate, adam, classes_of, classifier, command_line, curves, decay,
                   descend, draw_swaps, draw_tsne, encode, flags, grid, held_out, kl_divergence,
-                  load_nets, number, parse, percent, pick, predictor, probe_codes, shown,
-                  tell_codes)
+                  load_nets, number, parse, percent, pick, predictor, probe_codes, tell_codes)
 
 # What a flag is where it is not typed; MNIST as the authors set it. Small sets need many epochs.
 AS_RELEASED = dict(s_dim=16, z_dim=16, lr=1e-4, epochs=100, leak=0.0, decay="step")
@@ -240,25 +239,20 @@ def evaluate(run, data, nets):
             "Red: a classifier of real images sees another class than the original's. Expect red "
             "where s was predicted from z, which should not know the class, and as much of it in "
             "the last row as in the plain reconstructions of the second.")
-    tell(run, data, results)
-    run.finish(f"Cycle-consistent VAE on {args.data}", results)
-
-
-def tell(run, data, r):
-    """The report's tables and observations, from the numbers that results.json holds."""
-    tell_codes(run, data, r)
+    tell_codes(run, data, results)
     run.table("Prediction networks", ("", "R2 on test", "class recognised after decoding"), [
-        ("z from s", shown(r["s_to_z_r2"]), percent(r["s_to_z_class_acc"])),
-        ("s from z", shown(r["z_to_s_r2"]), percent(r["z_to_s_class_acc"])),
-        ("nothing predicted", "", percent(r["decoded_class_acc"])),
-        ("real test images", "", percent(r["real_class_acc"]))],
+        ("z from s", results["s_to_z_r2"], percent(results["s_to_z_class_acc"])),
+        ("s from z", results["z_to_s_r2"], percent(results["z_to_s_class_acc"])),
+        ("nothing predicted", "", percent(results["decoded_class_acc"])),
+        ("real test images", "", percent(results["real_class_acc"]))],
         "R2 of the constant predictor is 0. The classes are what a LeNet, trained on real train "
         "images, sees.")
-    run.say(f"s explains {percent(r['s_to_z_r2'])} of the variance of z, and z "
-            f"{percent(r['z_to_s_r2'])} of that of s. Of the decoded images "
-            f"{percent(r['decoded_class_acc'])} are recognised, of those with s predicted from z "
-            f"{percent(r['z_to_s_class_acc'])}, with z predicted from s "
-            f"{percent(r['s_to_z_class_acc'])}, of real ones {percent(r['real_class_acc'])}.")
+    run.say("s explains {s_to_z_r2:%} of the variance of z, and z {z_to_s_r2:%} of that of s.",
+            results)
+    run.say("Of the decoded images {decoded_class_acc:%} are recognised, of those with s predicted "
+            "from z {z_to_s_class_acc:%}, with z predicted from s {s_to_z_class_acc:%}, of real "
+            "ones {real_class_acc:%}.", results)
+    run.finish(f"Cycle-consistent VAE on {args.data}", results)
 
 
 def main(argv=None):

@@ -47,7 +47,7 @@ from torch import nn
 from data import DataError, Dataset, Split, batches, load as load_data, moons
 from eval import (Run, accelerate, checkpoint, classes_of, command_line, curves, draw_domains,
                   draw_moons, flags, grid, number, over_seeds, parse, percent, pick,
-                  proxy_a_distance, restore, spread)
+                  proxy_a_distance, restore, spread, tell_dann)
 
 MODELS = {"source_only": "source only", "dann": "DANN", "target_only": "train on target",
           "average": "DANN, averaged weights"}
@@ -424,55 +424,9 @@ def evaluate_images(run, source, target, nets):
                 wrong.append((nets[name](x_target, 1).argmax(1) != target.test.y[ten[1]]).cpu())
             run.figure("domains", grid(torch.stack(rows), names, red=torch.stack(wrong)),
                        "Test images of both domains. Red: named wrongly.")
-    tell(run, found, r)
+    paper = TABLE_2.get((args.source, args.target), ()) if args.arch != "bn" else ()
+    tell_dann(run, MODELS, paper, found, r)
     run.finish(f"Domain-adversarial training, {args.source} to {args.target}", r)
-
-
-def tell(run, found, r):
-    """The report on images; found: {network: {"source", "target": an accuracy a seed}}."""
-    args, chance = run.args, math.log(2)
-    paper = None if args.arch == "bn" else TABLE_2.get((args.source, args.target))
-    gap = paper and (paper[1] - paper[0]) / (paper[2] - paper[0])
-    theirs = dict(zip(MODELS, paper or ()))
-    run.table("Table 2, accuracies", ("", "target, paper", "target", "worst seed", "source"), [
-        *((MODELS[name], percent(theirs.get(name)), spread(r[name], "target"),
-           percent(min(values["target"])), spread(r[name], "source"))
-          for name, values in found.items()),
-        ("gap covered", percent(gap), percent(r["gap_covered"]), "", "")],
-        f"Last epoch, {args.seeds} seed{'s, ± their deviation' * (args.seeds > 1)}. The gap "
-        "covered is (DANN - source only) / (train on target - source only), from these accuracies"
-        + ("; the paper prints 52.9 %, which does not follow from its own."
-           if paper and args.target == "mnistm" else "."))
-    run.say("Rightly named of the target's test images: " + "; ".join(
-        f"{MODELS[name]} {spread(r[name], 'target')}" for name in found) + "."
-        + (f" Adaptation covers {percent(r['gap_covered'])} of the gap."
-           if r["gap_covered"] is not None else ""))
-    if not r["dann"]:
-        return
-    loss = run.history[-1]["domain"]
-    run.say(f"The domain heads are right at {percent(r['domain_acc'])} of test images (chance "
-            f"50 %), their loss in the last epoch of training is {loss:.3f} (chance {chance:.3f}). "
-            "The proxy A-distance (2: domains always told apart) of the first seed's features is "
-            f"{r['pad_dann']:.2f}"
-            + (f", without adaptation {r['pad_source_only']:.2f}." if r["source_only"] else "."))
-    dead = r["dead_features"]["dann"]
-    if max(dead) > 0.1:
-        run.say(f"Of its features {percent(dead[0])} are 0 for every image of the source, "
-                f"{percent(dead[1])} for every one of the target: ReLUs that are switched off, and "
-                "learn no more.")
-    if loss > 2 * chance:
-        run.say("That loss is far above chance: the features run away from the domain head instead "
-                "of mixing the domains. Lower --lr or --domain-weight.")
-    if r["domain_acc"] > 0.9:
-        run.say("The domains are still told apart: adaptation needs more --epochs, or more "
-                "--domain-weight.")
-    for k, dann in enumerate(found["dann"]["source"]):
-        plain = r["source_only"] and found["source_only"]["source"][k]
-        if dann < (0.9 * plain if plain else 0.5):
-            beside = f", {percent(plain)} without adaptation" if plain else ""
-            run.say(f"Seed {args.seed + k} collapsed, or stopped early: its DANN names only "
-                    f"{percent(dann)} of the source{beside}. Lower --lr or --domain-weight, or "
-                    "raise --epochs.")
 
 
 def read(name, args):

@@ -440,12 +440,20 @@ class Run:
 
     def table(self, title, header, rows, note=""):
         """A table of the report; a cell is text or a number."""
-        self.tables.append((title, header, [[c if isinstance(c, str) else shown(c) for c in row]
-                                            for row in rows], note))
+        self.tables.append((title, header, [[*map(shown, row)] for row in rows], note))
 
-    def say(self, sentence):
-        """An observation of the report, a sentence computed from the numbers."""
-        self.sentences.append(sentence)
+    def side_by_side(self, title, models, rows, note=""):
+        """A table of the report with a column for each of {name: its part of results.json, or None}
+        and a row for each of {words: key}; a key such as spread:% has a format of `filled`."""
+        there = {name: r for name, r in models.items() if r}
+        self.table(title, ("", *there), [
+            (words, *((filled(r, f"{{{key}}}") or "–")[0] for r in there.values()))
+            for words, key in rows.items()], note)
+
+    def say(self, sentence, numbers=None):
+        """An observation of the report, a sentence computed from the numbers: as it is, or `filled`
+        with results.json's, and left out where one of them is missing."""
+        self.sentences += [sentence] if numbers is None else filled(numbers, sentence)
 
     def finish(self, title, results):
         """Writes results.json (plain numbers, unrounded) and report.html, self-contained."""
@@ -496,8 +504,9 @@ class Run:
 
 
 def shown(value):
-    """A number as the report prints it: None as a dash, floats with four significant digits."""
-    return "–" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    """A cell as the report prints it: None as a dash, floats with four significant digits."""
+    return ("–" if value is None else f"{value:,}" if isinstance(value, int) else
+            f"{value:.4g}" if isinstance(value, float) else value)
 
 
 def percent(share):
@@ -517,6 +526,38 @@ def over_seeds(found):
 def spread(r, key):
     """A share of over_seeds as the report prints it, with its deviation between seeds."""
     return percent(r[key]) + ("" if r[f"{key}_std"] is None else f" ± {100 * r[f'{key}_std']:.1f}")
+
+
+def value(numbers, key):
+    """What results.json has at a.b, None where there is none."""
+    for part in key.split("."):
+        numbers = numbers.get(part) if isinstance(numbers, dict) else None
+    return numbers
+
+
+def filled(numbers, *texts):
+    """Those of the texts of which results.json, or a part of it, has every {a.b:format}, with what
+    it has put in: as text in a format of Python's, or as a share (%), the least of a list of them
+    (min%), one of over_seeds with its deviation (±), a mean with its standard error (nats), or as
+    `shown` where there is no format."""
+    def put(match):
+        key, kind = match.groups()
+        found = value(numbers, key)
+        if found is None:
+            raise KeyError(key)
+        if kind == "nats":
+            return f"{found['nats']:.2f} ± {found['stderr'] or math.nan:.2f}"
+        if kind == "±":
+            home, _, key = key.rpartition(".")
+            return spread(value(numbers, home) if home else numbers, key)
+        if kind in ("%", "min%"):
+            return percent(min(found) if kind == "min%" else found)
+        return format(found, kind) if kind else shown(found)
+    result = []
+    for text in texts:
+        with contextlib.suppress(KeyError):
+            result.append(re.sub(r"\{([\w.]+):?([^}]*)\}", put, text))
+    return result
 
 
 def accelerate(args, device, *functions):
@@ -706,72 +747,6 @@ def probe_codes(data, codes, seed=0, steps=2000):
     results["factors"] = {name: {**{code: found[code][name]["test"] for code in found},
                                  "majority": found["s"][name]["majority"]} for name in labels}
     return results
-
-
-def tell_codes(run, data, r):
-    """The report's tables and sentences on what probe_codes found; `r` holds its keys and
-    test_recon."""
-    run.table("Objective on test images", ("", "value"), [
-        ("squared error an image (swapped s, sampled z)", r["test_recon"]),
-        ("KL, nats an image", r["test_kl"]), ("live dimensions (0.01 nats)", r["live_dims"])])
-    kinds = (("s", "s"), ("z, sampled", "z"), ("z, mean", "z_mean"))
-    run.table("Class, as an MLP reads it", ("code", "train", "test", "chance", "majority"), [
-        (name, *(percent(r[key]) for key in (f"{k}_train_acc", f"{k}_test_acc", "chance",
-                                             "majority"))) for name, k in kinds],
-        "The papers' tables are of sampled z.")
-    run.say(f"s gives away the class of {percent(r['s_test_acc'])} of the test images, sampled z "
-            f"of {percent(r['z_test_acc'])} ({r['z_test_acc'] / r['chance']:.1f} times chance), "
-            f"the mean of z of {percent(r['z_mean_test_acc'])}.")
-    if r["live_dims"] == 0 or r["test_kl"] < 0.5:
-        run.say(f"z is dead (KL {r['test_kl']:.2g} nats, {r['live_dims']} live dimensions), so "
-                "that its low accuracy shows nothing: lower --kl-weight or train for longer.")
-    if not r["factors"]:
-        return
-    within = {name: data.train.of_class(name) for name in r["factors"]}
-    run.table("Factors, on " + ("people never trained on" if data.unseen else "test images"),
-              ("factor", "should be in", *(name for name, _ in kinds), "majority"), [
-        (name, "s" if within[name] else "z", *(percent(f[k]) for _, k in kinds),
-         percent(f["majority"])) for name, f in r["factors"].items()])
-    for home, away, inside in (("s", "z", True), ("z_mean", "s", False)):
-        mine = {name: f for name, f in r["factors"].items() if within[name] == inside}
-        if mine:
-            weak = min(mine, key=lambda name: mine[name][home])
-            leak = max(mine, key=lambda name: mine[name][away] - mine[name]["majority"])
-            names = {"s": "s", "z": "sampled z", "z_mean": "the mean of z"}
-            run.say(f"Of what should be in {home[0]}, {names[home]} knows {weak} worst, at "
-                    f"{percent(mine[weak][home])}, and {names[away]} still knows {leak} best, "
-                    f"{100 * (mine[leak][away] - mine[leak]['majority']):.1f} points above the "
-                    "majority.")
-
-
-def settled(history, series):
-    """Whether an adversary came to rest: ({series and "settled": value}, a sentence that says why).
-
-    series: the log's columns generator's loss, discriminator's loss a term, its accuracies on real
-    and made images. The values are means over the last fifth of the log, n epochs. "settled" is
-    True where none drifts (slope of its line times n) by more than it scatters (deviation from that
-    line, n - 2 degrees of freedom), both accuracies lie between 0.5 and 0.95 and the
-    discriminator's loss is above 0.3; ln 2 is the equilibrium. None: n < 3, or no adversary."""
-    if series[0] not in history[-1]:
-        return dict.fromkeys((*series, "settled")), "No adversary played."
-    n = len(history) // 5
-    rows = torch.tensor([[row[key] for key in series] for row in history[-max(n, 1):]]).double()
-    found = dict(zip(series, mean := rows.mean(0).tolist()))
-    if n < 3:
-        return {**found, "settled": None}, "Fewer than 15 epochs do not show whether it settled."
-    t = torch.arange(n).double()[:, None] - (n - 1) / 2
-    slope = (t * rows).sum(0) / t.square().sum()
-    spread = ((rows - rows.mean(0) - t * slope).square().sum(0) / (n - 2)).sqrt()
-    flaws = [f"{key} drifts by {drift:+.2g} and scatters by {width:.2g}" for key, drift, width in
-             zip(series, (n * slope).tolist(), spread.tolist()) if abs(drift) > width + 1e-9]
-    flaws += [f"{key} is not between 50 % and 95 %" for key, share in zip(series[2:], mean[2:])
-              if not 0.5 <= share <= 0.95]
-    flaws += [f"{series[1]} is not above 0.3"] * (mean[1] <= 0.3)
-    return {**found, "settled": not flaws}, (
-        f"Over the last {n} epochs the discriminator knew {percent(mean[2])} of the real and "
-        f"{percent(mean[3])} of the made images at a loss of {mean[1]:.2f} a term, the generator's "
-        f"was {mean[0]:.2f}; equilibrium is 50 % and ln 2 = 0.69. The adversary "
-        + (f"has not settled: {', '.join(flaws)}." if flaws else "has settled."))
 
 
 @torch.no_grad()
@@ -1441,6 +1416,273 @@ def draw_tsne(run, data, codes, points):
                    "The points of the panel 'z, mean' above, coloured by what z should hold.")
 
 
+# The reports: tables and sentences from r, the numbers that results.json holds
+
+
+def settled(history, series):
+    """Whether an adversary came to rest: ({series and "settled": value}, a sentence that says why).
+
+    series: the log's columns generator's loss, discriminator's loss a term, its accuracies on real
+    and made images. The values are means over the last fifth of the log, n epochs. "settled" is
+    True where none drifts (slope of its line times n) by more than it scatters (deviation from that
+    line, n - 2 degrees of freedom), both accuracies lie between 0.5 and 0.95 and the
+    discriminator's loss is above 0.3; ln 2 is the equilibrium. None: n < 3, or no adversary."""
+    if series[0] not in history[-1]:
+        return dict.fromkeys((*series, "settled")), "No adversary played."
+    n = len(history) // 5
+    rows = torch.tensor([[row[key] for key in series] for row in history[-max(n, 1):]]).double()
+    found = dict(zip(series, mean := rows.mean(0).tolist()))
+    if n < 3:
+        return {**found, "settled": None}, "Fewer than 15 epochs do not show whether it settled."
+    t = torch.arange(n).double()[:, None] - (n - 1) / 2
+    slope = (t * rows).sum(0) / t.square().sum()
+    spread = ((rows - rows.mean(0) - t * slope).square().sum(0) / (n - 2)).sqrt()
+    flaws = [f"{key} drifts by {drift:+.2g} and scatters by {width:.2g}" for key, drift, width in
+             zip(series, (n * slope).tolist(), spread.tolist()) if abs(drift) > width + 1e-9]
+    flaws += [f"{key} is not between 50 % and 95 %" for key, share in zip(series[2:], mean[2:])
+              if not 0.5 <= share <= 0.95]
+    flaws += [f"{series[1]} is not above 0.3"] * (mean[1] <= 0.3)
+    return {**found, "settled": not flaws}, (
+        f"Over the last {n} epochs the discriminator knew {percent(mean[2])} of the real and "
+        f"{percent(mean[3])} of the made images at a loss of {mean[1]:.2f} a term, the generator's "
+        f"was {mean[0]:.2f}; equilibrium is 50 % and ln 2 = 0.69. The adversary "
+        + (f"has not settled: {', '.join(flaws)}." if flaws else "has settled."))
+
+
+def tell_codes(run, data, r):
+    """On what probe_codes found, for mathieu.py and cyclevae.py; r has its keys and test_recon."""
+    run.table("Objective on test images", ("", "value"), [
+        ("squared error an image (swapped s, sampled z)", r["test_recon"]),
+        ("KL, nats an image", r["test_kl"]), ("live dimensions (0.01 nats)", r["live_dims"])])
+    kinds = (("s", "s"), ("z, sampled", "z"), ("z, mean", "z_mean"))
+    run.table("Class, as an MLP reads it", ("code", "train", "test", "chance", "majority"), [
+        (name, *(percent(r[key]) for key in (f"{k}_train_acc", f"{k}_test_acc", "chance",
+                                             "majority"))) for name, k in kinds],
+        "The papers' tables are of sampled z.")
+    run.say("s gives away the class of {s_test_acc:%} of the test images, sampled z of "
+            f"{{z_test_acc:%}} ({r['z_test_acc'] / r['chance']:.1f} times chance), the mean of z "
+            "of {z_mean_test_acc:%}.", r)
+    if r["live_dims"] == 0 or r["test_kl"] < 0.5:
+        run.say("z is dead (KL {test_kl:.2g} nats, {live_dims} live dimensions), so that its low "
+                "accuracy shows nothing: lower --kl-weight or train for longer.", r)
+    if not r["factors"]:
+        return
+    within = {name: data.train.of_class(name) for name in r["factors"]}
+    run.table("Factors, on " + ("people never trained on" if data.unseen else "test images"),
+              ("factor", "should be in", *(name for name, _ in kinds), "majority"), [
+        (name, "s" if within[name] else "z", *(percent(f[k]) for _, k in kinds),
+         percent(f["majority"])) for name, f in r["factors"].items()])
+    for home, away, inside in (("s", "z", True), ("z_mean", "s", False)):
+        mine = {name: f for name, f in r["factors"].items() if within[name] == inside}
+        if mine:
+            weak = min(mine, key=lambda name: mine[name][home])
+            leak = max(mine, key=lambda name: mine[name][away] - mine[name]["majority"])
+            names = {"s": "s", "z": "sampled z", "z_mean": "the mean of z"}
+            run.say(f"Of what should be in {home[0]}, {names[home]} knows {weak} worst, at "
+                    f"{percent(mine[weak][home])}, and {names[away]} still knows {leak} best, "
+                    f"{100 * (mine[leak][away] - mine[leak]['majority']):.1f} points above the "
+                    "majority.")
+
+
+def tell_vae(run, classes, r):
+    """On the likelihood, the samples and the codes of vae.py; classes: the set's names."""
+    args, vae = run.args, run.args.model == "vae"
+    if vae:
+        density = (f"a Gaussian density, sigma {args.sigma:g}" if args.likelihood == "gaussian" else
+                   "Bernoulli, with pixels binarised at random" if args.binarize else
+                   "Bernoulli on grey pixels: bounds on the likelihood of images binarised at "
+                   "random, not of the grey ones")
+        header = "", "nats an image", "standard error", "bits/dim"
+        run.table("Likelihood of test images", header, [
+            ("negative bound", r["test_elbo"], "", ""), ("-log p(x|z)", r["test_recon"], "", ""),
+            ("KL", r["test_kl"], "", ""),
+            *((f"NLL, {q['k']:,} samples of z, {q['n']:,} images", q["nats"], q["stderr"],
+               q["bits_per_dim"]) for q in (r["nll"], r["nll_all"]))],
+            f"The likelihood is {density}.")
+        run.say(f"The likelihood is {density}. The bound is {{test_elbo:.2f}} nats an image, of "
+                "which {test_kl:.2f} are the KL; {nll.k} samples give an NLL of {nll:nats}. "
+                f"{{active_units}} of {args.z_dim} latents are active (variance of the mean above "
+                "0.01).", r)
+    sides = {args.model: r} | ({"ae": r["beside"]} if r["beside"] else {})
+    run.side_by_side("Samples and reconstructions of test images", sides, {
+        "squared error a pixel": "test_mse", "Frechet distance of samples": "fid.value",
+        "Frechet distance of reconstructions": "fid_recon.value",
+        "of as many train images": "fid.floor"},
+        "".join(filled(r, "Features: {fid.features}; {fid.n} samples.")))
+    for name, side in sides.items():
+        means, deviations = (f"{min(side[key]):.2f} to {max(side[key]):.2f}"
+                             for key in ("code_mean", "code_std"))
+        run.say(f"{name}: the codes have means of {means} and deviations of {deviations}; of the "
+                "draws from N(0, I) {off_support:%} fall where no code lies (1 % of test codes "
+                "do).", side)
+    if r["beside"] and r["fid"]:
+        nearer = r["fid"]["value"] < r["beside"]["fid"]["value"]
+        run.say(f"The samples of nae are {'nearer to' if nearer else 'farther from'} real images "
+                "than those of ae (Frechet distance {fid.value:.0f} and {beside.fid.value:.0f}). "
+                "Both are drawn from N(0, I), and only a code held to mean 0 and variance 1 lies "
+                "there; two moments do not make it a Gaussian.", r)
+    if r["fid"]:
+        ratio = r["fid"]["value"] / r["fid_recon"]["value"]
+        run.say(f"Samples are {ratio:.1f} times as far from real images as reconstructions, whose "
+                "squared error is {test_mse:.4f} a pixel: "
+                + ("the same quality." if ratio < 1.25 else "another quality. The decoder draws "
+                   "what the encoder gives it better than what N(0, I) does."), r)
+    for kernel in ("linear", "rbf")[1 - vae:]:
+        s = r[f"svm_{kernel}"]
+        run.table(f"SVM on the codes, {kernel} kernel", ("class", "precision", "recall", "F1"), [
+            (name, *map(percent, scores)) for name, *scores in
+            zip(classes, s["precision"], s["recall"], s["f1"])],
+            f"Accuracy on test images: {percent(s['accuracy'])}."
+            + " The codes are the means of q(z|x) of grey pixels." * vae)
+
+
+def tell_dann(run, names, paper, found, r):
+    """On the images of dann.py. names: {network: words}; paper: its target accuracies of three of
+    them, or (); found: {network: {"source", "target": a list of one accuracy a seed}}."""
+    args, chance = run.args, math.log(2)
+    theirs = dict(zip(names, paper))
+    gap = (paper[1] - paper[0]) / (paper[2] - paper[0]) if paper else None
+    run.table("Table 2, accuracies", ("", "target, paper", "target", "worst seed", "source"), [
+        *((names[name], percent(theirs.get(name)), spread(r[name], "target"),
+           percent(min(values["target"])), spread(r[name], "source"))
+          for name, values in found.items()),
+        ("gap covered", percent(gap), percent(r["gap_covered"]), "", "")],
+        f"Last epoch, {args.seeds} seed{'s, ± their deviation' * (args.seeds > 1)}. The gap "
+        "covered is (DANN - source only) / (train on target - source only), from these accuracies"
+        + ("; the paper prints 52.9 %, which does not follow from its own."
+           if paper and args.target == "mnistm" else "."))
+    run.say("Rightly named of the target's test images: " + "; ".join(
+        f"{names[name]} {spread(r[name], 'target')}" for name in found) + "."
+        + "".join(filled(r, " Adaptation covers {gap_covered:%} of the gap.")))
+    if not r["dann"]:
+        return
+    loss = run.history[-1]["domain"]
+    run.say("The domain heads are right at {domain_acc:%} of test images (chance 50 %), their loss "
+            f"in the last epoch of training is {loss:.3f} (chance {chance:.3f}). The proxy "
+            "A-distance (2: domains always told apart) of the first seed's features is "
+            "{pad_dann:.2f}"
+            + (", without adaptation {pad_source_only:.2f}." if r["source_only"] else "."), r)
+    dead = r["dead_features"]["dann"]
+    if max(dead) > 0.1:
+        run.say(f"Of its features {percent(dead[0])} are 0 for every image of the source, "
+                f"{percent(dead[1])} for every one of the target: ReLUs that are switched off, and "
+                "learn no more.")
+    if loss > 2 * chance:
+        run.say("That loss is far above chance: the features run away from the domain head instead "
+                "of mixing the domains. Lower --lr or --domain-weight.")
+    if r["domain_acc"] > 0.9:
+        run.say("The domains are still told apart: adaptation needs more --epochs, or more "
+                "--domain-weight.")
+    for k, dann in enumerate(found["dann"]["source"]):
+        plain = r["source_only"] and found["source_only"]["source"][k]
+        if dann < (0.9 * plain if plain else 0.5):
+            beside = f", {percent(plain)} without adaptation" if plain else ""
+            run.say(f"Seed {args.seed + k} collapsed, or stopped early: its DANN names only "
+                    f"{percent(dann)} of the source{beside}. Lower --lr or --domain-weight, or "
+                    "raise --epochs.")
+
+
+def tell_vaegan(run, r):
+    """On reconstructions and samples of vaegan.py, and on what Dis sees."""
+    g, v = r["vaegan"], r["vae"]
+    run.side_by_side("On test images", {"VAE": v, "VAE-GAN": g}, {
+        "class recognised in reconstructions": "recon_class_acc:%",
+        "squared error a pixel of reconstructions": "recon_mse", "KL, nats an image": "test_kl",
+        "variance of samples, of test images: 1": "spread",
+        "rarest class among samples": "class_shares:min%",
+        "Frechet distance of samples": "fid.value", "of as many train images": "fid.floor",
+        "Frechet distance of reconstructions": "fid_recon.value",
+        "of train images for test": "fid_recon.floor"},
+        " ".join(filled(r, "Features: {vaegan.fid.features}; {vaegan.fid.n} samples.",
+                        "The mean train image has a squared error of {mean_image_mse}; of the test "
+                        "images themselves {real_class_acc:%} are recognised.")))
+    if v and g["fid"]:
+        nearer = g["fid"]["value"] < v["fid"]["value"]
+        run.say(f"The VAE-GAN's samples are {'nearer to' if nearer else 'farther from'} real "
+                "images than those of the VAE of the same Enc and Dec: Frechet distance "
+                "{vaegan.fid.value:.1f} and {vae.fid.value:.1f}, as many train images "
+                "{vaegan.fid.floor:.1f}.", r)
+    if v:
+        run.say(f"In pixels the {'VAE' if v['recon_mse'] < g['recon_mse'] else 'VAE-GAN'} "
+                "reconstructs better (squared error {vae.recon_mse:.4f} and, VAE-GAN, "
+                "{vaegan.recon_mse:.4f}); the class is recognised in {vae.recon_class_acc:%} and "
+                "{vaegan.recon_class_acc:%}.", r)
+    if run.args.loss == "gan" and not run.args.pixel_weight:
+        run.say("L_prior + L_GAN ask that a reconstruction look real, not that it look like its "
+                "image: the squared error is {vaegan.recon_mse:.4f}, that of the mean image "
+                "{mean_image_mse:.4f}, the class right in {vaegan.recon_class_acc:%}, and z holds "
+                "{vaegan.test_kl:.2g} nats. Such a model cannot reconstruct; it draws.", r)
+    elif g["test_kl"] < 0.5:
+        run.say("z is dead (KL {test_kl:.2g} nats): raise --gamma or --pixel-weight.", g)
+    won = r["d_real"] > 0.9 > 0.1 > r["d_sample"]
+    run.say("Dis gives test images {d_real:%}, reconstructions {d_recon:%}, samples {d_sample:%}: "
+            + ("it has won and teaches Dec little (try --gate, a lower --lr)." if won else
+               "it has lost." if r["d_sample"] > r["d_real"] else "neither side has won."), r)
+    if collapsed(g):
+        run.say("Samples have collapsed: they vary {spread:%} as much as real images, and a LeNet "
+                "sees the rarest class in {class_shares:min%} of them.", g)
+
+
+def tell_flowvae_gan(run, names, r):
+    """On the models of flowvae_gan.py beside each other; names: {model: words}."""
+    args, there = run.args, {name: r[name] for name in names if r[name]}
+    judge = next(iter(there.values()))["fid"]               # None with --fid none
+    pixels = ("logistics in 256 bins" if args.likelihood == "logistic" else
+              f"Bernoullis on {'binarised' if args.binarize else 'grey'} pixels")
+    run.side_by_side("Compared", {names[name]: m for name, m in there.items()}, {
+        "weights of Enc and Dec, or Gen and Dis": "params", "of the flow": "flow_params",
+        "Frechet distance of samples": "fid.value", "of as many train images": "fid.floor",
+        "NLL, nats": "nll.nats", "standard error": "nll.stderr", "bits/dim": "nll.bits_per_dim",
+        "bound, nats": "test_bound", "variance of samples, of test images: 1": "spread",
+        "longest step between two codes, mean: 1": "jump",
+        "certainty between two codes": "sure:%", "seconds": "seconds:.0f"},
+        f"Likelihood: {pixels}; NLL: {args.nll_k:,} z an image, {args.nll_n:,} test images; bound: "
+        "one z, all of them. Between two codes: the nine steps of 100 pairs; certainty: a LeNet's "
+        "largest probability, mean over the eight images between. It names "
+        f"{percent(r['real_class_acc'])} of real test images."
+        + "".join(filled({"fid": judge}, " Features: {fid.features}; {fid.n} samples.")))
+    for name in ("vae", "flow_joint"):
+        if r[name]:
+            row = min(run.history, key=lambda row: row[f"{name}_val"])
+            run.say(f"{names[name]}: in epoch {{epoch}}, its best, {{{name}_train:.1f}} nats on "
+                    f"train and {{{name}_val:.1f}} on validation images, the KL "
+                    f"{{{name}_kl:.1f}}" + (": z is dead." if row[f"{name}_kl"] < 0.5 else "."),
+                    row)
+    for name in ("flow_joint", "flow_after"):
+        if r["vae"] and r[name]:
+            bound = r["vae"]["test_bound"] - r[name]["test_bound"]
+            run.say(f"{names[name]}: NLL {{nll.nats:.2f}} nats, {{gain.nats:+.2f}} ± "
+                    "{gain.stderr:.2f} nats of log p(x) against N(0, I) on the same images; in the "
+                    f"bound {bound:+.2f}"
+                    + (", which KL(q(z) || N(0, I)) is at least." if name == "flow_after" else
+                       "; here q(z|x) could adapt to the flow."), r[name])
+    if judge:
+        order = sorted(there, key=lambda name: there[name]["fid"]["value"])
+        run.say("Samples, the nearest to real images first (Frechet distance): " + ", ".join(
+            f"{names[name]} {there[name]['fid']['value']:.1f}" for name in order)
+            + f"; as many train images {judge['floor']:.1f}.")
+    sure = max(there, key=lambda name: there[name]["sure"])
+    even = min(there, key=lambda name: there[name]["jump"])
+    run.say(f"Between two codes {names[sure]} shows the clearest classes (certainty "
+            f"{{{sure}.sure:%}}), {names[even]} moves most evenly (longest step "
+            f"{{{even}.jump:.2f}} times the mean).", r)
+    if r["gan"]:
+        last = run.history[-1]
+        won = last["gan_d_real"] > 0.95 * args.real_target and last["gan_d_fake"] < 0.05
+        run.say("GAN: in training Dis gave real images {gan_d_real:%} and samples {gan_d_fake:%}: "
+                f"it has {'won, and teaches Gen little' if won else 'not won'}. Afterwards it "
+                "gives train images {gan_train:%}, new ones {gan_val:%}. Samples vary {spread:%} "
+                "as much as real images, and a LeNet sees the rarest class in "
+                "{class_shares:min%} of them"
+                + (": they have collapsed." if collapsed(r["gan"]) else "."), last | r["gan"])
+
+
+def collapsed(r):
+    """Whether samples show few of the images there are: r has `spread`, their variance over that of
+    real images, and `class_shares`."""
+    return r["spread"] < 0.3 or min(r["class_shares"]) < 0.1 / len(r["class_shares"])
+
+
 # python eval.py fid A B
 
 
@@ -1547,30 +1789,6 @@ PAPERS = (                                                  # script, the run's 
      "(Table 2)"))
 
 
-def value(run, key):
-    """results.json's value at a.b, None where there is none."""
-    for part in key.split("."):
-        run = run.get(part) if isinstance(run, dict) else None
-    return run
-
-
-def filled(run, text):
-    """A part of OURS with the run's numbers, None where one is missing."""
-    def put(match):
-        key, kind = match.groups()
-        number = value(run, key)
-        if number is None:
-            raise KeyError(key)
-        if kind == "nats":
-            return f"{number['nats']:.2f} ± {number['stderr'] or math.nan:.2f}"
-        if kind == "±":
-            home, _, key = key.rpartition(".")
-            return spread(value(run, home), key)
-        return percent(number) if kind == "%" else format(number, kind or "")
-    with contextlib.suppress(KeyError):
-        return re.sub(r"\{([\w.]+):?([^}]*)\}", put, text)
-
-
 def table(folder):
     """Markdown of all files *results.json below `folder`: a table with a row a run, then one of the
     factors of each run that has any."""
@@ -1579,12 +1797,11 @@ def table(folder):
     for path in sorted(Path(folder).rglob("*results.json")):
         try:
             run = json.loads(path.read_text())
-            parts = [part for text in OURS[run["script"]] if (part := filled(run, text))]
             runs.append((list(OURS).index(run["script"]), len(run["command"]), [
                 f"`{run['command']}`",
                 next((text for script, is_, text in PAPERS if script == run["script"]
                       and all(value(run, k) == v for k, v in is_.items())), "–"),
-                ", ".join(parts),
+                ", ".join(filled(run, *OURS[run["script"]])),
                 f"{run['epochs']} epochs, {run['seconds'] / 60:.0f} min, {run['device']}, "
                 f"{run['threads']} thread{'s' * (run['threads'] > 1)}, "
                 + (f"{run['seeds']} seeds" if run.get("seeds", 1) > 1 else f"seed {run['seed']}")]))

@@ -43,8 +43,8 @@ from data import DataError, batches, load as load_data
 from eval import (Run, accelerate, adam, bernoulli_log_likelihood, binarize, binarized,
                   class_shares, classifier, command_line, curves, decay, decode, descend, encode,
                   fid, flags, grid, kl_divergence, load_nets, log_marginal, log_normal,
-                  logistic_log_likelihood, mean_nats, number, over, parse, percent, pick, sample,
-                  value)
+                  logistic_log_likelihood, mean_nats, number, over, parse, pick, sample,
+                  tell_flowvae_gan)
 
 NAMES = {"vae": "VAE", "flow_joint": "joint flow", "flow_after": "flow after", "gan": "GAN"}
 PARTS = {"vae": ("dec", "enc"), "flow_joint": ("dec", "enc", "flow"), "flow_after": ("flow",),
@@ -434,68 +434,8 @@ def evaluate(run, data, seen, nets):
                    "Ten points on lines between two codes: of test images for the VAEs, in the "
                    "flow's base space where there is one, of random z for the GAN. Is every step "
                    "an image, or a double exposure of two?")
-    tell(run, results)
+    tell_flowvae_gan(run, NAMES, results)
     run.finish(f"VAE, flow prior and GAN on {args.data}", results)
-
-
-def tell(run, r):
-    """The report's table and observations, from the numbers that results.json holds."""
-    args, there = run.args, {name: r[name] for name in NAMES if r[name]}
-    judge = next(iter(there.values()))["fid"]               # None with --fid none
-    pixels = ("logistics in 256 bins" if args.likelihood == "logistic" else
-              f"Bernoullis on {'binarised' if args.binarize else 'grey'} pixels")
-    run.table("Compared", ("", *(NAMES[name] for name in there)), [
-        *((text, *(value(m, key) for m in there.values())) for text, key in (
-            ("weights of Enc and Dec, or Gen and Dis", "params"), ("of the flow", "flow_params"),
-            ("Frechet distance of samples", "fid.value"), ("of as many train images", "fid.floor"),
-            ("NLL, nats", "nll.nats"), ("standard error", "nll.stderr"),
-            ("bits/dim", "nll.bits_per_dim"), ("bound, nats", "test_bound"),
-            ("variance of samples, of test images: 1", "spread"),
-            ("longest step between two codes, mean: 1", "jump"))),
-        ("certainty between two codes", *(percent(m["sure"]) for m in there.values())),
-        ("seconds", *(round(m["seconds"]) for m in there.values()))],
-        f"Likelihood: {pixels}; NLL: {args.nll_k:,} z an image, {args.nll_n:,} test images; bound: "
-        "one z, all of them. Between two codes: the nine steps of 100 pairs; certainty: a LeNet's "
-        "largest probability, mean over the eight images between. It names "
-        f"{percent(r['real_class_acc'])} of real test images."
-        + (f" Features: {judge['features']}; {judge['n']:,} samples." if judge else ""))
-    for name in ("vae", "flow_joint"):
-        if r[name]:
-            row = min(run.history, key=lambda row: row[f"{name}_val"])
-            kl = row[f"{name}_kl"]
-            run.say(f"{NAMES[name]}: in epoch {row['epoch']}, its best, "
-                    f"{row[f'{name}_train']:.1f} nats on train and {row[f'{name}_val']:.1f} on "
-                    f"validation images, the KL {kl:.1f}" + (": z is dead." if kl < 0.5 else "."))
-    for name in ("flow_joint", "flow_after"):
-        if r["vae"] and r[name]:
-            gain, bound = r[name]["gain"], r["vae"]["test_bound"] - r[name]["test_bound"]
-            run.say(f"{NAMES[name]}: NLL {r[name]['nll']['nats']:.2f} nats, "
-                    f"{gain['nats']:+.2f} ± {gain['stderr']:.2f} nats of log p(x) against N(0, I) "
-                    f"on the same images; in the bound {bound:+.2f}"
-                    + (", which KL(q(z) || N(0, I)) is at least." if name == "flow_after" else
-                       "; here q(z|x) could adapt to the flow."))
-    if judge:
-        order = sorted(there, key=lambda name: there[name]["fid"]["value"])
-        run.say("Samples, the nearest to real images first (Frechet distance): " + ", ".join(
-            f"{NAMES[name]} {there[name]['fid']['value']:.1f}" for name in order)
-            + f"; as many train images {judge['floor']:.1f}.")
-    sure = max(there, key=lambda name: there[name]["sure"])
-    even = min(there, key=lambda name: there[name]["jump"])
-    run.say(f"Between two codes {NAMES[sure]} shows the clearest classes (certainty "
-            f"{percent(there[sure]['sure'])}), {NAMES[even]} moves most evenly (longest step "
-            f"{there[even]['jump']:.2f} times the mean).")
-    if r["gan"]:
-        last, spread, rarest = run.history[-1], r["gan"]["spread"], min(r["gan"]["class_shares"])
-        real, fake = last["gan_d_real"], last["gan_d_fake"]
-        won = real > 0.95 * args.real_target and fake < 0.05
-        collapsed = spread < 0.3 or rarest < 0.1 / len(r["gan"]["class_shares"])
-        run.say(f"GAN: in training Dis gave real images {percent(real)} and samples "
-                f"{percent(fake)}: it has "
-                + ("won, and teaches Gen little." if won else "not won.")
-                + f" Afterwards it gives train images {percent(last['gan_train'])}, new ones "
-                f"{percent(last['gan_val'])}. Samples vary {percent(spread)} as much as real "
-                f"images, and a LeNet sees the rarest class in {percent(rarest)} of them"
-                + (": they have collapsed." if collapsed else "."))
 
 
 def main(argv=None):

@@ -37,8 +37,7 @@ from torch import nn
 from data import batches, load as load_data, need_pairs, pairs
 from eval import (Run, accelerate, adam, classes_of, classifier, command_line, curves, decay,
                   decode, descend, draw_swaps, draw_tsne, encode, flags, grid, held_out,
-                  kl_divergence, load_nets, number, parse, percent, pick, probe_codes, settled,
-                  tell_codes)
+                  kl_divergence, load_nets, number, parse, pick, probe_codes, settled, tell_codes)
 
 # What a flag is where it is not typed. Small sets need many epochs.
 PRESETS = {name: dict(s_dim=64, z_dim=64, epochs=epochs) for name, epochs in
@@ -289,21 +288,14 @@ def evaluate(run, data, nets):
         for key, z in (("swap", mu), ("prior", prior[:len(test)])):
             right = other & (classes_of(judge, decode(dec, z, s[giver])) == test.y[giver])
             results[f"{key}_class_acc"] = (right.sum() / other.sum().clamp(min=1)).item()
-    tell(run, data, results, sentence)
-    run.finish(f"Disentangling with an adversary on {args.data}", results)
-
-
-def tell(run, data, r, sentence):
-    """The report's tables and observations, from the numbers that results.json holds; the sentence
-    is that of `settled`."""
-    tell_codes(run, data, r)
-    seen = [percent(r[f"{key}_acc"]) for key in
-            ("swap_class", "prior_class", "real_class", "z_mean_test")]
-    run.say(f"A LeNet sees the class of s in {seen[0]} of the images made with the mean of z of "
-            f"another class, in {seen[1]} with z from the prior, in {seen[2]} of real ones. A "
-            f"probe reads z's own class from that mean in {seen[3]}: what it knows and the images "
-            "do not show, the decoder ignores.")
+    tell_codes(run, data, results)
+    run.say("A LeNet sees the class of s in {swap_class_acc:%} of the images made with the mean of "
+            "z of another class, in {prior_class_acc:%} with z from the prior, in "
+            "{real_class_acc:%} of real ones. A probe reads z's own class from that mean in "
+            "{z_mean_test_acc:%}: what it knows and the images do not show, the decoder ignores.",
+            results)
     run.say(sentence)
+    run.finish(f"Disentangling with an adversary on {args.data}", results)
 
 
 def main(argv=None):

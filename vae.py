@@ -37,8 +37,8 @@ from data import DataError, batches, load as load_data
 from eval import (Run, accelerate, adam, bernoulli_log_likelihood, binarize, binarized, checkpoint,
                   command_line, confusion, curves, decay, decode, descend, draw_plane, encode, fid,
                   flags, gaussian_log_likelihood, grid, kl_divergence, load_nets, log_mean_exp, nll,
-                  number, off_support, over, parse, percent, pick, sample, scatter, svm_report,
-                  tsne, value)
+                  number, off_support, over, parse, pick, sample, scatter, svm_report, tell_vae,
+                  tsne)
 
 PHOTOS = ("faces", "yaleb")
 SMOKE = dict(data="digits", epochs=2, nll_k=50, nll_n=100)
@@ -309,61 +309,8 @@ def evaluate(run, data, seen, nets):
                                   ("nll_all", slice(None), min(100, args.nll_k))):
                 results[key] = nll(seen["test"].images(index), mu[index], logvar[index],
                                    lambda x, z: likelihood(args)(x, dec(z)), k, seed=seed)
-    tell(run, data, results)
+    tell_vae(run, data.classes, results)
     run.finish(f"{TITLES[args.model]} on {args.data}", results)
-
-
-def tell(run, data, r):
-    """The report's tables and observations, from the numbers that results.json holds."""
-    args, vae = run.args, run.args.model == "vae"
-    if vae:
-        density = (f"a Gaussian density, sigma {args.sigma:g}" if args.likelihood == "gaussian" else
-                   "Bernoulli, with pixels binarised at random" if args.binarize else
-                   "Bernoulli on grey pixels: bounds on the likelihood of images binarised at "
-                   "random, not of the grey ones")
-        header = ("", "nats an image", "standard error", "bits/dim")
-        run.table("Likelihood of test images", header, [
-            ("negative bound", r["test_elbo"], "", ""), ("-log p(x|z)", r["test_recon"], "", ""),
-            ("KL", r["test_kl"], "", ""),
-            *((f"NLL, {q['k']:,} samples of z, {q['n']:,} images", q["nats"], q["stderr"],
-               q["bits_per_dim"]) for q in (r["nll"], r["nll_all"]))],
-            f"The likelihood is {density}.")
-        run.say(f"The likelihood is {density}. The bound is {r['test_elbo']:.2f} nats an image, of "
-                f"which {r['test_kl']:.2f} are the KL; {r['nll']['k']:,} samples give an NLL of "
-                f"{r['nll']['nats']:.2f} ± {r['nll']['stderr']:.2f}. {r['active_units']} of "
-                f"{args.z_dim} latents are active (variance of the mean above 0.01).")
-    sides = {args.model: r} | ({"ae": r["beside"]} if r["beside"] else {})
-    run.table("Samples and reconstructions of test images", ("", *sides), [
-        (text, *(value(f, key) for f in sides.values())) for text, key in (
-            ("squared error a pixel", "test_mse"), ("Frechet distance of samples", "fid.value"),
-            ("Frechet distance of reconstructions", "fid_recon.value"),
-            ("of as many train images", "fid.floor"))],
-        f"Features: {r['fid']['features']}; {r['fid']['n']:,} samples." if r["fid"] else "")
-    for name, f in sides.items():
-        means, deviations = ([f"{g(f[key]):.2f}" for g in (min, max)]
-                             for key in ("code_mean", "code_std"))
-        run.say(f"{name}: the codes have means of {means[0]} to {means[1]} and deviations of "
-                f"{deviations[0]} to {deviations[1]}; of the draws from N(0, I) "
-                f"{percent(f['off_support'])} fall where no code lies (1 % of test codes do).")
-    if r["beside"] and r["fid"]:
-        own, beside = r["fid"]["value"], r["beside"]["fid"]["value"]
-        run.say(f"The samples of nae are {'nearer to' if own < beside else 'farther from'} real "
-                f"images than those of ae (Frechet distance {own:.0f} and {beside:.0f}). Both are "
-                "drawn from N(0, I), and only a code held to mean 0 and variance 1 lies there; two "
-                "moments do not make it a Gaussian.")
-    if r["fid"]:
-        ratio = r["fid"]["value"] / r["fid_recon"]["value"]
-        run.say(f"Samples are {ratio:.1f} times as far from real images as reconstructions, whose "
-                f"squared error is {r['test_mse']:.4f} a pixel: "
-                + ("the same quality." if ratio < 1.25 else "another quality. The decoder draws "
-                   "what the encoder gives it better than what N(0, I) does."))
-    for kernel in ("linear", "rbf")[1 - vae:]:
-        s = r[f"svm_{kernel}"]
-        run.table(f"SVM on the codes, {kernel} kernel", ("class", "precision", "recall", "F1"), [
-            (name, *map(percent, scores)) for name, *scores in
-            zip(data.classes, s["precision"], s["recall"], s["f1"])],
-            f"Accuracy on test images: {percent(s['accuracy'])}. The codes are the means of q(z|x) "
-            "of grey pixels." if vae else f"Accuracy on test images: {percent(s['accuracy'])}.")
 
 
 TITLES = {"ae": "Autoencoder", "nae": "Normalised autoencoder", "vae": "VAE"}

@@ -40,7 +40,7 @@ from torch import nn
 from data import batches, load as load_data
 from eval import (Run, accelerate, adam, bernoulli_log_likelihood, class_shares, classes_of,
                   classifier, command_line, curves, decay, decode, descend, encode, fid, flags,
-                  grid, kl_divergence, load_nets, number, parse, percent, pick, value)
+                  grid, kl_divergence, load_nets, number, parse, pick, tell_vaegan)
 
 NAMES = {"vae": "VAE", "vaegan": "VAE-GAN"}
 # What a flag is where it is not typed, by --arch
@@ -315,52 +315,8 @@ def evaluate(run, data, nets):
         for key, images in drawn.items():
             run.figure(f"samples_100_{key}", grid(images[:100].unflatten(0, (10, 10))),
                        f"A hundred draws of the {NAMES[key]}: sharp, likely, and of all classes?")
-    tell(run, results)
+    tell_vaegan(run, results)
     run.finish(f"VAE-GAN on {args.data}", results)
-
-
-def tell(run, r):
-    """The report's tables and observations, from the numbers that results.json holds."""
-    g, v, there = r["vaegan"], r["vae"], {NAMES[key]: r[key] for key in NAMES if r[key]}
-    rarest = min(g["class_shares"])
-    run.table("On test images", ("", *there), [
-        ("class recognised in reconstructions",
-         *(percent(m["recon_class_acc"]) for m in there.values())),
-        ("rarest class among samples", *(percent(min(m["class_shares"])) for m in there.values())),
-        *((text, *(value(m, key) for m in there.values())) for text, key in (
-            ("squared error a pixel of reconstructions", "recon_mse"),
-            ("KL, nats an image", "test_kl"), ("variance of samples, of test images: 1", "spread"),
-            ("Frechet distance of samples", "fid.value"), ("of as many train images", "fid.floor"),
-            ("Frechet distance of reconstructions", "fid_recon.value"),
-            ("of train images for test", "fid_recon.floor")))],
-        (f"Features: {g['fid']['features']}; {g['fid']['n']:,} samples. " if g["fid"] else "")
-        + f"The mean train image has a squared error of {r['mean_image_mse']:.4g}; of the test "
-        f"images themselves {percent(r['real_class_acc'])} are recognised.")
-    if v and g["fid"]:
-        a, b = g["fid"]["value"], v["fid"]["value"]
-        run.say(f"The VAE-GAN's samples are {'nearer to' if a < b else 'farther from'} real images "
-                f"than those of the VAE of the same Enc and Dec: Frechet distance {a:.1f} and "
-                f"{b:.1f}, as many train images {g['fid']['floor']:.1f}.")
-    if v:
-        run.say(f"In pixels the {'VAE' if v['recon_mse'] < g['recon_mse'] else 'VAE-GAN'} "
-                f"reconstructs better (squared error {v['recon_mse']:.4f} and, VAE-GAN, "
-                f"{g['recon_mse']:.4f}); the class is recognised in "
-                f"{percent(v['recon_class_acc'])} and {percent(g['recon_class_acc'])}.")
-    if run.args.loss == "gan" and not run.args.pixel_weight:
-        run.say("L_prior + L_GAN ask that a reconstruction look real, not that it look like its "
-                f"image: the squared error is {g['recon_mse']:.4f}, that of the mean image "
-                f"{r['mean_image_mse']:.4f}, the class right in {percent(g['recon_class_acc'])}, "
-                f"and z holds {g['test_kl']:.2g} nats. Such a model cannot reconstruct; it draws.")
-    elif g["test_kl"] < 0.5:
-        run.say(f"z is dead (KL {g['test_kl']:.2g} nats): raise --gamma or --pixel-weight.")
-    won = r["d_real"] > 0.9 > 0.1 > r["d_sample"]
-    run.say(f"Dis gives test images {percent(r['d_real'])}, reconstructions "
-            f"{percent(r['d_recon'])}, samples {percent(r['d_sample'])}: "
-            + ("it has won and teaches Dec little (try --gate, a lower --lr)." if won else
-               "it has lost." if r["d_sample"] > r["d_real"] else "neither side has won."))
-    if g["spread"] < 0.3 or rarest < 0.1 / len(g["class_shares"]):
-        run.say(f"Samples have collapsed: they vary {percent(g['spread'])} as much as real images, "
-                f"and a LeNet sees the rarest class in {percent(rarest)} of them.")
 
 
 def main(argv=None):

@@ -55,6 +55,15 @@ def run_main(script, *argv):
     return 0
 
 
+def reporter(**attributes):
+    """A Run without a folder, which gathers the sentences and tables of a report."""
+    from eval import Run
+
+    run = Run.__new__(Run)
+    vars(run).update(sentences=[], tables=[], **attributes)
+    return run
+
+
 def same(a, b):
     """Two checkpoints or results hold the same, times and what was typed aside."""
     leave = ("seconds", "images_per_second", "threads", "args", "command")

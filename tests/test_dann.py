@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 import dann
-from conftest import run_main
+from conftest import reporter, run_main
 from data import Split, load, moons
-from eval import checkpoint, proxy_a_distance
+from eval import checkpoint, proxy_a_distance, tell_dann
 
 DIGITS = ["--task", "images", "--source", "digits", "--target", "digitsm", "--limit", "200"]
 TINY = [*DIGITS, "--batch-size", "64", "--device", "cpu"]
@@ -478,26 +478,25 @@ def test_a_loss_that_is_not_finite_ends_the_run_in_one_sentence(tmp_path, capsys
 
 
 def test_a_collapsed_seed_is_told_from_its_source_accuracy(tmp_path):
-    said, r = [], {"domain_acc": 0.5, "gap_covered": None, "pad_source_only": 2.0, "pad_dann": 0.0}
+    r = {"domain_acc": 0.5, "gap_covered": None, "pad_source_only": 2.0, "pad_dann": 0.0}
     r["dead_features"] = {"dann": [0.25, 0.5]}
     found = {"source_only": [0.98, 0.98], "dann": [0.97, 0.2]}
     found |= dict.fromkeys(("target_only", "average"), [0.5, 0.5])
     found = {name: {"source": v, "target": v} for name, v in found.items()}
     r |= {name: dann.over_seeds(values) for name, values in found.items()}
-    run = type("Run", (), {"say": lambda self, s: said.append(s), "table": lambda *_, **__: None})()
-    run.history = [{"domain": 0.7}]
+    run = reporter(history=[{"domain": 0.7}])
     run.args = arguments("--task", "images", "--source", "mnist", "--target", "mnistm")
     run.args.seeds, run.args.seed = 2, 7
-    dann.tell(run, found, r)
-    assert [s for s in said if "collapsed" in s] == [
+    tell_dann(run, dann.MODELS, (), found, r)
+    assert [s for s in run.sentences if "collapsed" in s] == [
         "Seed 8 collapsed, or stopped early: its DANN names only 20.0 % of the source, 98.0 % "
         "without adaptation. Lower --lr or --domain-weight, or raise --epochs."
     ]
-    said.clear()
-    dann.tell(run, {"dann": found["dann"]}, r | {"source_only": None})
-    assert [s for s in said if "collapsed" in s] == [
+    run.sentences = []
+    tell_dann(run, dann.MODELS, (), {"dann": found["dann"]}, r | {"source_only": None})
+    assert [s for s in run.sentences if "collapsed" in s] == [
         "Seed 8 collapsed, or stopped early: its DANN names only 20.0 % of the source. Lower --lr "
         "or --domain-weight, or raise --epochs."
     ]
-    assert not any("–" in s for s in said)
-    assert sum("features 25.0 % are 0 for every image of the source" in s for s in said) == 1
+    assert not any("–" in s for s in run.sentences)
+    assert "features 25.0 % are 0 for every image of the source" in " ".join(run.sentences)

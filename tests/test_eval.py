@@ -18,6 +18,7 @@ from PIL import Image
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 import eval as evaluation
+from conftest import reporter
 from data import DataError, load, torchvision
 from eval import (
     classes_of,
@@ -25,6 +26,7 @@ from eval import (
     command_line,
     confusion,
     fid,
+    filled,
     frechet,
     grid,
     inception,
@@ -40,6 +42,7 @@ from eval import (
     sample,
     save,
     scatter,
+    shown,
     statistics,
     svm_report,
     tsne,
@@ -196,6 +199,21 @@ def test_number_refuses_what_is_out_of_range_or_not_finite():
 
 def test_percent_and_shown():
     assert percent(0.9815) == "98.2 %" and percent(0.0031) == "0.31 %" and percent(None) == "–"
+    assert shown(None) == "–" and shown(12345) == "12,345" and shown(0.123456) == "0.1235"
+
+
+def test_a_sentence_is_filled_with_numbers_and_left_out_where_one_is_missing():
+    r = {"a": {"b": 0.12345, "c": None, "shares": [0.5, 0.002]}, "n": 5000, "d": -1.0}
+    r |= {"acc": 0.815, "acc_std": 0.014, "nll": {"nats": 94.026, "stderr": 0.51}}
+    assert filled(r, "{a.b} {a.b:.2f} {a.b:%} {a.shares:min%}") == ["0.1235 0.12 12.3 % 0.20 %"]
+    assert filled(r, "{n} of {d:+.1f}", "{a.c}", "{gone}") == ["5,000 of -1.0"]
+    assert filled(r, "{acc:±}; {nll:nats}") == ["81.5 % ± 1.4; 94.03 ± 0.51"]
+    run = reporter()
+    run.say("plain {n}"), run.say("{n}", r), run.say("{a.c}", r)
+    assert run.sentences == ["plain {n}", "5,000"]
+    run.side_by_side("T", {"x": r["a"], "none": None, "y": {"b": 0.5}}, {"share": "b:%", "C": "c"})
+    rows = [["share", "12.3 %", "50.0 %"], ["C", "–", "–"]]
+    assert run.tables == [("T", ("", "x", "y"), rows, "")]
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypatch):

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 import flowvae_gan
-from conftest import ROOT, run_main
+from conftest import ROOT, reporter, run_main
 from data import DataError
-from eval import nll
+from eval import nll, tell_flowvae_gan
 
 RNG = torch.Generator().manual_seed(0)
 ARGS = {
@@ -288,12 +288,12 @@ def test_the_report_says_what_the_numbers_show(changes, words):
         row |= {f"{name}_train": 95.0, f"{name}_val": 96.0, f"{name}_kl": 30.0}
     for key, value in changes.items():
         (row if key in row else r["gan"])[key] = value
-    said, args = [], argparse.Namespace(**r["args"])
-    run = argparse.Namespace(args=args, history=[row], say=said.append, table=lambda *_: None)
-    flowvae_gan.tell(run, r)
-    assert all(word in " ".join(said) for word in words), said
+    run = reporter(args=argparse.Namespace(**r["args"]), history=[row])
+    tell_flowvae_gan(run, flowvae_gan.NAMES, r)
+    said = " ".join(run.sentences)
+    assert all(word in said for word in words), said
     for word, keys in (("collapsed", {"spread", "class_shares"}), ("dead", {"vae_kl"})):
-        assert (word in " ".join(said)) == (not keys.isdisjoint(changes))
+        assert (word in said) == (not keys.isdisjoint(changes))
 
 
 # the runs

@@ -12,7 +12,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 import eval as evaluation
 import vaegan
-from conftest import ROOT, run_main
+from conftest import ROOT, reporter, run_main
 
 RNG = torch.Generator().manual_seed(0)
 FIGURES = {"curves", "discriminator", "reconstructions", "samples"}
@@ -207,14 +207,15 @@ def test_a_skipped_update_leaves_weights_and_moments_and_one_that_goes_is_the_pl
 def test_the_report_says_what_the_numbers_show(changes, words):
     """From a measured run, where nothing collapsed, with numbers changed."""
     measured = (ROOT / "assets" / "results" / "vaegan-fashion-results.json").read_text()
-    r, said = json.loads(measured), []
+    r = json.loads(measured)
     args = argparse.Namespace(loss=changes.get("loss", "full"), pixel_weight=0)
     for key, value in changes.items():
         (r if key in r else r["vaegan"])[key] = value
-    run = argparse.Namespace(args=args, say=said.append, table=lambda *_: None)
-    vaegan.tell(run, r)
-    assert all(word in " ".join(said) for word in words), said
-    assert ("collapsed" in " ".join(said)) == (not {"spread", "class_shares"}.isdisjoint(changes))
+    run = reporter(args=args)
+    evaluation.tell_vaegan(run, r)
+    said = " ".join(run.sentences)
+    assert all(word in said for word in words), said
+    assert ("collapsed" in said) == (not {"spread", "class_shares"}.isdisjoint(changes))
 
 
 # the runs
