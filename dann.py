@@ -46,8 +46,8 @@ from torch import nn
 
 from data import DataError, Dataset, Split, batches, load as load_data, moons
 from eval import (Run, accelerate, checkpoint, classes_of, command_line, curves, draw_domains,
-                  draw_moons, flags, grid, number, over_seeds, parse, percent, pick,
-                  proxy_a_distance, restore, spread, tell_dann)
+                  draw_moons, flags, grid, number, over_seeds, parse, pick, proxy_a_distance,
+                  restore, tell_dann, tell_moons)
 
 MODELS = {"source_only": "source only", "dann": "DANN", "target_only": "train on target",
           "average": "DANN, averaged weights"}
@@ -349,27 +349,18 @@ def accuracy(net, split, domain):
 @torch.no_grad()
 def evaluate_moons(run, source, target, nets):
     """Fig. 2 of the first seed, and the accuracies of every one."""
-    args, r, rows = run.args, {"seeds": run.args.seeds, "points": run.args.points}, []
+    args, r = run.args, {"seeds": run.args.seeds, "points": run.args.points}
     with run.doing("figures"):
         draw_moons(run, load(run.folder / "best.pt"), source, target)
         run.figure("curves", curves(run.history[::len(run.history) // -50][::-1], {
             key: [f"{name}_{key}" for name in nets] for key in ("source", "target", "domain")},
             chance={"domain": 0.5}), "Accuracies, and grey what chance gives. At a constant step "
             "size the DANN's on the target swings by some points from epoch to epoch.")
-    keys = ("source", "target", "target_last100", "domain")
-    for (name, net), script in zip(nets.items(), SCRIPT.get(args.points, (None, None))):
+    for name, net in nets.items():
         found = {**scores(net, source, target), "target_last100": run.kept[name].mean(1)}
-        r[name] = over_seeds({key: found[key].tolist() for key in keys})
-        rows.append((name.upper(), *(spread(r[name], key) for key in keys),
-                     percent(found["target"].min().item()), percent(script)))
-    run.table("Accuracies", ("", "source", "target", "target, mean of the last 100 epochs",
-                             "domain", "target, worst seed", "target, authors' script"), rows,
-              f"After the last epoch, {args.seeds} seed"
-              f"{'s, ± their deviation' * (args.seeds > 1)}. Of the authors' script five seeds, "
-              "run by us.")
-    run.say(f"On the turned moons the DANN is right at {spread(r['dann'], 'target')}, the NN at "
-            f"{spread(r['nn'], 'target')}; their domain regressors at "
-            f"{percent(r['dann']['domain'])} and {percent(r['nn']['domain'])} (chance 50 %).")
+        r[name] = over_seeds({key: found[key].tolist() for key in
+                              ("source", "target", "target_last100", "domain")})
+    tell_moons(run, r, SCRIPT.get(args.points, (None, None)))
     run.finish(f"Domain-adversarial training on twin moons, {args.points} points", r)
 
 

@@ -1,12 +1,13 @@
-"""What the scripts share beside the data: flags, the run's folder, measurements on codes, figures.
+"""What the scripts share beside the data: flags, the run's folder, measurements, figures, reports.
 
     python eval.py table runs          # a Markdown table of every results.json below a folder
     python eval.py fid samples mnist   # Frechet distance of a folder's images from a set's
 
 In the order of use: flags and errors; Run, the folder of one run (log line, checkpoints, resume,
 results.json, report.html); probe, predictor, classifier, svm_report and tsne, which measure what a
-code holds; nll, a model's likelihood; fid, the quality of its samples; the figures. Images are
-(N, C, H, W) in [0, 1], accuracies shares in [0, 1], and whatever is random takes a seed.
+code holds; nll, a model's likelihood; fid, the quality of its samples; the figures; the words of
+the reports. Images are (N, C, H, W) in [0, 1], accuracies shares in [0, 1], and whatever is random
+takes a seed.
 """
 import argparse
 import base64
@@ -1416,7 +1417,7 @@ def draw_tsne(run, data, codes, points):
                    "The points of the panel 'z, mean' above, coloured by what z should hold.")
 
 
-# The reports: tables and sentences from r, the numbers that results.json holds
+# The words of the reports: tables and sentences on r, the numbers that results.json holds
 
 
 def settled(history, series):
@@ -1536,8 +1537,23 @@ def tell_vae(run, classes, r):
             + " The codes are the means of q(z|x) of grey pixels." * vae)
 
 
+def tell_moons(run, r, script):
+    """On the twin moons of dann.py; script: the target accuracies of the authors', or None."""
+    rows = [(name.upper(), *filled(r[name], "{source:±}", "{target:±}", "{target_last100:±}",
+                                   "{domain:±}"),
+             percent(r[name]["target_min"]), percent(share))
+            for name, share in zip(("nn", "dann"), script)]
+    run.table("Accuracies", ("", "source", "target", "target, mean of the last 100 epochs",
+                             "domain", "target, worst seed", "target, authors' script"), rows,
+              f"After the last epoch, {r['seeds']} seed"
+              + "s, ± their deviation" * (r["seeds"] > 1)
+              + ". Of the authors' script five seeds, run by us.")
+    run.say("On the turned moons the DANN is right at {dann.target:±}, the NN at {nn.target:±}; "
+            "their domain regressors at {dann.domain:%} and {nn.domain:%} (chance 50 %).", r)
+
+
 def tell_dann(run, names, paper, found, r):
-    """On the images of dann.py. names: {network: words}; paper: its target accuracies of three of
+    """On its images. names: {network: words}; paper: its target accuracies of three of
     them, or (); found: {network: {"source", "target": a list of one accuracy a seed}}."""
     args, chance = run.args, math.log(2)
     theirs = dict(zip(names, paper))
@@ -1741,8 +1757,7 @@ def compare(a, b, features="lenet", data=None, data_dir="data", device="auto"):
 
 # python eval.py table DIR
 
-# What a run's row says: {key:%} is a share, :± one with its deviation over seeds, :nats a mean
-# with its standard error; a part of which the run has no number is left out.
+# What a run's row says, `filled` with its numbers.
 CODES = ("s {s_test_acc:%}", "z {z_test_acc:%}", "mean of z {z_mean_test_acc:%}",
          "chance {chance:%}", "KL {test_kl:.2f} nats in {live_dims} dimensions",
          "squared error {test_recon:.1f}")
