@@ -247,8 +247,8 @@ def evaluate(run, data, nets):
         ("real test images", "", percent(results["real_class_acc"]))],
         "R2 of the constant predictor is 0. The classes are what a LeNet, trained on real train "
         "images, sees.")
-    run.say("s explains {s_to_z_r2:%} of the variance of z, and z {z_to_s_r2:%} of that of s.",
-            results)
+    run.say("s explains {s_to_z_r2:%} of the variance of z.", results)
+    run.say("z explains {z_to_s_r2:%} of the variance of s.", results)
     run.say("Of the decoded images {decoded_class_acc:%} are recognised, of those with s predicted "
             "from z {z_to_s_class_acc:%}, with z predicted from s {s_to_z_class_acc:%}, of real "
             "ones {real_class_acc:%}.", results)
@@ -279,8 +279,7 @@ def main(argv=None):
     data = load_data(args.data, args.data_dir, args.image_size, args.limit, args.seed)
     build(data.train.x.shape[1:], vars(args))               # refuses a size before a folder is made
     need_pairs(data.train, data.classes)
-    run.begin(data)
-    data = data.to(run.device)
+    data = run.begin(data)
     if not args.eval_only:
         train(run, data)
     evaluate(run, data, run.best_nets(load))

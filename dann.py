@@ -51,9 +51,6 @@ from eval import (Run, accelerate, checkpoint, classes_of, command_line, curves,
 
 MODELS = {"source_only": "source only", "dann": "DANN", "target_only": "train on target",
           "average": "DANN, averaged weights"}
-TABLE_2 = {("mnist", "mnistm"): (0.5225, 0.7666, 0.9596),
-           ("svhn", "mnist"): (0.5490, 0.7385, 0.9942)}
-SCRIPT = {150: (0.823, 0.945), 300: (0.779, 0.882)}         # the authors' moons, mean of five seeds
 SMOKE = dict(source="digits", target="digitsm", limit=400, epochs=3)
 
 
@@ -100,10 +97,8 @@ class Net(nn.Module):
         norms = (nn.BatchNorm1d, nn.BatchNorm2d) if arch == "bn" else (nn.Identity, nn.Identity)
 
         def head(*widths):
-            layers = []
-            for before, after in zip(widths, widths[1:]):
-                layers += [nn.Linear(before, after), norms[0](after), nn.ReLU(True),
-                           nn.Dropout(drop)]
+            layers = [part for before, after in zip(widths, widths[1:]) for part in (
+                nn.Linear(before, after), norms[0](after), nn.ReLU(True), nn.Dropout(drop))]
             return nn.Sequential(*layers[:-3])              # logits: nothing behind the last
 
         layers, flat = [], maps[-1] * side**2               # 48 * 5 * 5 = 1,200 of 32 pixels
@@ -123,10 +118,10 @@ class Net(nn.Module):
         return self.label(self.code(x, domain))
 
 
-def named(args, k):
-    """{name in MODELS: what checkpoints call that network of the k-th seed} of those in --model."""
+def named(args):
+    """{name in MODELS: what checkpoints call that network, a name a seed} of those in --model."""
     chosen = args.get("model", MODELS)                      # older checkpoints hold all
-    return {name: name + f"_{k}" * (k > 0) for name in MODELS
+    return {name: [name + f"_{k}" * (k > 0) for k in range(args["seeds"])] for name in MODELS
             if name in chosen or name == "average" and "dann" in chosen}
 
 
@@ -140,8 +135,8 @@ def load(path, device="cpu", every=False):
         nets = {name: Shallow(args["hidden"], *[args["seeds"]] * every) for name in ("nn", "dann")}
         saved = {k: {name: v if every else v[0] for name, v in s.items()} for k, s in saved.items()}
     else:
-        nets = {name: Net(args["arch"], content["shape"][1], content["n_classes"])
-                for k in range(args["seeds"] if every else 1) for name in named(args, k).values()}
+        nets = {key: Net(args["arch"], content["shape"][1], content["n_classes"])
+                for keys in named(args).values() for key in (keys if every else keys[:1])}
     return {k: restore(net, saved.get(k), path).to(device).eval() for k, net in nets.items()}
 
 
@@ -231,15 +226,14 @@ def train_moons(run, source, target):
     """Trains NN and DANN, every seed at once; best.pt is the last epoch. run.kept: accuracies on
     the target after the last 100 epochs (seeds, 100), the latest first."""
     args, bound = run.args, math.sqrt(6 / (run.args.hidden + 2))
-    nets = {name: Shallow(args.hidden, args.seeds) for name in ("nn", "dann")}
+    net = Shallow(args.hidden, args.seeds)
     draws = np.empty((args.epochs, args.points, args.seeds), int)
     for k in range(args.seeds):                             # the order of the authors' code
         rng = np.random.RandomState(args.seed + k)
-        for name, shape in ("W", (args.hidden, 2)), ("V", (2, args.hidden)):    # line 3
-            start = torch.from_numpy(rng.uniform(-bound, bound, shape))
-            for net in nets.values():
-                getattr(net, name)[k] = start
+        for start in net.W[k], net.V[k]:                    # line 3
+            start.copy_(torch.from_numpy(rng.uniform(-bound, bound, start.shape)))
         draws[..., k] = rng.randint(args.points, size=draws.shape[:2])          # line 24
+    nets = {"nn": net, "dann": copy.deepcopy(net)}
     for epoch in range(run.resume(nets), args.epochs):
         mu, terms = step_size(args.lr, args.decay, epoch / args.epochs), {}
         for name, net in nets.items():
@@ -291,17 +285,16 @@ def train_images(run, source, target):
     # (2, 3), of the channels; in parts, for floats take four times the memory of bytes
     means = torch.stack([sum(x.float().mean((0, 2, 3)) * len(x) for x in s.train.x.split(5000))
                          .expand(3) / (255 * len(s.train)) for s in (source, target)])
-    nets, opts, rngs = {}, {}, {}
-    names = [named(vars(args), k) for k in range(args.seeds)]
+    nets, opts, rngs, names = {}, {}, {}, named(vars(args))
     for k in range(args.seeds):
         torch.manual_seed(args.seed + k)
         net = Net(args.arch, args.image_size, run.n_classes)
         net.mean[:, :, 0, 0] = means if args.mean == "domain" else means.mean(0)
         net.to(device, memory_format=torch.channels_last)   # a step takes a third less
-        own = {name: copy.deepcopy(net) for name in names[k].values()}
-        nets |= own
+        own = {name: copy.deepcopy(net) for name in names}
+        nets |= {names[name][k]: net for name, net in own.items()}
         opts[f"opt_{k}"] = torch.optim.SGD(
-            [p for name, net in own.items() if "average" not in name for p in net.parameters()],
+            [p for name, net in own.items() if name != "average" for p in net.parameters()],
             args.lr, momentum=0.9, fused=device.type != "mps")
         rngs[f"rng_{k}"] = torch.Generator(device).manual_seed(args.seed + k)
     fast, steps = accelerate(args, device, objective), len(source.train) // half
@@ -310,7 +303,7 @@ def train_images(run, source, target):
     for epoch in range(run.resume(nets, **opts, **rngs), args.epochs):
         terms = []
         for k, (opt, rng) in enumerate(zip(opts.values(), rngs.values())):
-            own = {name: nets[key].train() for name, key in names[k].items()}
+            own = {name: nets[keys[k]].train() for name, keys in names.items()}
             average = own.pop("average", None)
             pair = [[w for w in net.state_dict().values() if w.is_floating_point()]
                     for net in (average, own.get("dann")) if net]
@@ -325,13 +318,11 @@ def train_images(run, source, target):
                                        args.domain_weight, args.clip, *fast)
                 terms.append(values)
                 if average:                                 # a mean over the last tenth
-                    since = (p - 0.9) * args.epochs * steps
-                    torch._foreach_lerp_(*pair, 1 / max(1, since))
+                    torch._foreach_lerp_(*pair, 1 / max(1, (p - 0.9) * args.epochs * steps))
                 run.progress(epoch, k * steps + i + 1, args.seeds * steps)
-        row = run.means(columns, terms) | ({"lambda": lam} if "dann" in names[0] else {})
-        for name in names[0]:
-            row[f"{name}_target"] = sum(accuracy(nets[of[name]], watched, 1)
-                                        for of in names) / args.seeds
+        row = run.means(columns, terms) | ({"lambda": lam} if "dann" in names else {})
+        for name, keys in names.items():
+            row[f"{name}_target"] = sum(accuracy(nets[k], watched, 1) for k in keys) / args.seeds
         run.log(2 * half * steps * args.seeds, **row)
         run.save(-epoch, nets, **opts, **rngs)
 
@@ -360,7 +351,7 @@ def evaluate_moons(run, source, target, nets):
         found = {**scores(net, source, target), "target_last100": run.kept[name].mean(1)}
         r[name] = over_seeds({key: found[key].tolist() for key in
                               ("source", "target", "target_last100", "domain")})
-    tell_moons(run, r, SCRIPT.get(args.points, (None, None)))
+    tell_moons(run, r)
     run.finish(f"Domain-adversarial training on twin moons, {args.points} points", r)
 
 
@@ -368,13 +359,12 @@ def evaluate_moons(run, source, target, nets):
 def evaluate_images(run, source, target, nets):
     """Table 2 over all seeds; Fig. 5 and the proxy A-distance of the first seed's features."""
     args, seed, sets = run.args, run.args.seed, (source.test, target.test)
-    names = [named(vars(args), k) for k in range(args.seeds)]
     r = {"seeds": args.seeds, **dict.fromkeys((*MODELS, "gap_covered", "domain_acc",
                                                "pad_source_only", "pad_dann"))}
     with run.doing("accuracies"):
-        found = {name: {key: [accuracy(nets[of[name]], split, domain) for of in names]
-                        for domain, (key, split) in enumerate(zip(("source", "target"), sets))}
-                 for name in names[0]}
+        found = {name: {side: [accuracy(nets[key], split, domain) for key in keys]
+                        for domain, (side, split) in enumerate(zip(("source", "target"), sets))}
+                 for name, keys in named(vars(args)).items()}
         r |= {name: over_seeds(values) for name, values in found.items()}
     if all(r[name] for name in MODELS):
         low, dann, high, _ = (r[name]["target"] for name in MODELS)
@@ -408,15 +398,13 @@ def evaluate_images(run, source, target, nets):
         if both:
             ten = [pick(split.y, min(10, *map(len, sets)), seed + 1) for split in sets]
             x, x_target = (split.images(i).expand(-1, 3, -1, -1) for split, i in zip(sets, ten))
-            rows, names, wrong = [x], ["source"], [torch.zeros(len(x), dtype=torch.bool)]
-            for name in both:
-                rows.append(x_target)
-                names.append(f"target,\n{MODELS[name]}")
-                wrong.append((nets[name](x_target, 1).argmax(1) != target.test.y[ten[1]]).cpu())
-            run.figure("domains", grid(torch.stack(rows), names, red=torch.stack(wrong)),
-                       "Test images of both domains. Red: named wrongly.")
-    paper = TABLE_2.get((args.source, args.target), ()) if args.arch != "bn" else ()
-    tell_dann(run, MODELS, paper, found, r)
+            wrong = [nets[name](x_target, 1).argmax(1) != target.test.y[ten[1]] for name in both]
+            run.figure("domains", grid(
+                torch.stack([x, *[x_target] * len(both)]),
+                ["source", *(f"target,\n{MODELS[name]}" for name in both)],
+                red=torch.stack([torch.zeros_like(wrong[0]), *wrong]).cpu()),
+                "Test images of both domains. Red: named wrongly.")
+    tell_dann(run, MODELS, found, r)
     run.finish(f"Domain-adversarial training, {args.source} to {args.target}", r)
 
 
@@ -477,8 +465,7 @@ def main(argv=None):
         if source.classes != target.classes:
             raise DataError(f"{args.source} and {args.target} have different classes; choose two "
                             "sets with the same.")
-        run.begin(source)
-        source, target = source.to(run.device), target.to(run.device)
+        source, target = run.begin(source), target.to(run.device)
     if not args.eval_only:
         train(run, source, target)
     evaluate(run, source, target, run.best_nets(lambda *where: load(*where, every=True)))

@@ -286,7 +286,7 @@ class Run:
                             "or add --resume, --eval-only or --overwrite.")
 
     def begin(self, data):
-        """Creates the folder, once the data set is there and fits."""
+        """Creates the folder, once the set is there and fits, and returns the set on the device."""
         self.shape, self.n_classes = list(data.train.x.shape[1:]), len(data.classes)
         if getattr(self.args, "fid", "none") != "none":     # before hours of training, not after
             need_images(self.args.fid, {"test images": len(data.test),
@@ -321,6 +321,7 @@ class Run:
         print(f"{self.folder}: {self.args.data}, {len(data.train):,} training examples of "
               f"{'x'.join(map(str, self.shape))}, {self.device}, {torch.get_num_threads()} threads",
               flush=True)
+        return data.to(self.device)
 
     def claim(self):
         """Locks args.json, if it is there, until this process ends; DataError where another process
@@ -547,7 +548,8 @@ def filled(numbers, *texts):
         if found is None:
             raise KeyError(key)
         if kind == "nats":
-            return f"{found['nats']:.2f} ± {found['stderr'] or math.nan:.2f}"
+            error = found["stderr"]
+            return f"{found['nats']:.2f}" + (f" ± {error:.2f}" if error is not None else "")
         if kind == "±":
             home, _, key = key.rpartition(".")
             return spread(value(numbers, home) if home else numbers, key)
@@ -1142,7 +1144,7 @@ def fid(kind, data, data_dir, images, seed=0, shows=150_000):
             "features": name, "n": n}
 
 
-# Figures: each returns a matplotlib Figure, for Run.figure
+# Figures: what returns a matplotlib Figure is for Run.figure, what is called draw_ writes its own
 
 # Twelve colours that differ in lightness as well as in hue, and four markers to tell them apart.
 COLOURS = ("#332288", "#ee7733", "#117733", "#88ccee", "#cc3311", "#ddcc77", "#aa4499", "#44aa99",
@@ -1437,9 +1439,9 @@ def settled(history, series):
         return {**found, "settled": None}, "Fewer than 15 epochs do not show whether it settled."
     t = torch.arange(n).double()[:, None] - (n - 1) / 2
     slope = (t * rows).sum(0) / t.square().sum()
-    spread = ((rows - rows.mean(0) - t * slope).square().sum(0) / (n - 2)).sqrt()
-    flaws = [f"{key} drifts by {drift:+.2g} and scatters by {width:.2g}" for key, drift, width in
-             zip(series, (n * slope).tolist(), spread.tolist()) if abs(drift) > width + 1e-9]
+    width = ((rows - rows.mean(0) - t * slope).square().sum(0) / (n - 2)).sqrt()
+    flaws = [f"{key} drifts by {drift:+.2g} and scatters by {scatter:.2g}" for key, drift, scatter
+             in zip(series, (n * slope).tolist(), width.tolist()) if abs(drift) > scatter + 1e-9]
     flaws += [f"{key} is not between 50 % and 95 %" for key, share in zip(series[2:], mean[2:])
               if not 0.5 <= share <= 0.95]
     flaws += [f"{series[1]} is not above 0.3"] * (mean[1] <= 0.3)
@@ -1502,8 +1504,8 @@ def tell_vae(run, classes, r):
             f"The likelihood is {density}.")
         run.say(f"The likelihood is {density}. The bound is {{test_elbo:.2f}} nats an image, of "
                 "which {test_kl:.2f} are the KL; {nll.k} samples give an NLL of {nll:nats}. "
-                f"{{active_units}} of {args.z_dim} latents are active (variance of the mean above "
-                "0.01).", r)
+                f"{{active_units}} of {args.z_dim:,} latents are active (variance of the mean "
+                "above 0.01).", r)
     sides = {args.model: r} | ({"ae": r["beside"]} if r["beside"] else {})
     run.side_by_side("Samples and reconstructions of test images", sides, {
         "squared error a pixel": "test_mse", "Frechet distance of samples": "fid.value",
@@ -1537,14 +1539,21 @@ def tell_vae(run, classes, r):
             + " The codes are the means of q(z|x) of grey pixels." * vae)
 
 
-def tell_moons(run, r, script):
-    """On the twin moons of dann.py; script: the target accuracies of the authors', or None."""
-    rows = [(name.upper(), *filled(r[name], "{source:±}", "{target:±}", "{target_last100:±}",
-                                   "{domain:±}"),
-             percent(r[name]["target_min"]), percent(share))
-            for name, share in zip(("nn", "dann"), script)]
+# Accuracies on the target: of NN and DANN on so many moons of each domain, the authors' script,
+# mean of five seeds; of source only, DANN and train on target, Ganin et al. 2016, Table 2.
+SCRIPT = {150: (0.823, 0.945), 300: (0.779, 0.882)}
+TABLE_2 = {("mnist", "mnistm"): (0.5225, 0.7666, 0.9596),
+           ("svhn", "mnist"): (0.5490, 0.7385, 0.9942)}
+
+
+def tell_moons(run, r):
+    """On the twin moons of dann.py."""
+    script = dict(zip(("nn", "dann"), SCRIPT.get(r["points"], ())))
     run.table("Accuracies", ("", "source", "target", "target, mean of the last 100 epochs",
-                             "domain", "target, worst seed", "target, authors' script"), rows,
+                             "domain", "target, worst seed", "target, authors' script"), [
+        (name.upper(), *(spread(r[name], key) for key in
+                         ("source", "target", "target_last100", "domain")),
+         percent(r[name]["target_min"]), percent(script.get(name))) for name in ("nn", "dann")],
               f"After the last epoch, {r['seeds']} seed"
               + "s, ± their deviation" * (r["seeds"] > 1)
               + ". Of the authors' script five seeds, run by us.")
@@ -1552,16 +1561,16 @@ def tell_moons(run, r, script):
             "their domain regressors at {dann.domain:%} and {nn.domain:%} (chance 50 %).", r)
 
 
-def tell_dann(run, names, paper, found, r):
-    """On its images. names: {network: words}; paper: its target accuracies of three of
-    them, or (); found: {network: {"source", "target": a list of one accuracy a seed}}."""
+def tell_dann(run, names, found, r):
+    """On the images of dann.py. names: {network: words}; found: {network: {"source", "target": a
+    list of one accuracy a seed}}."""
     args, chance = run.args, math.log(2)
+    paper = TABLE_2.get((args.source, args.target), ()) if args.arch != "bn" else ()
     theirs = dict(zip(names, paper))
     gap = (paper[1] - paper[0]) / (paper[2] - paper[0]) if paper else None
     run.table("Table 2, accuracies", ("", "target, paper", "target", "worst seed", "source"), [
         *((names[name], percent(theirs.get(name)), spread(r[name], "target"),
-           percent(min(values["target"])), spread(r[name], "source"))
-          for name, values in found.items()),
+           percent(r[name]["target_min"]), spread(r[name], "source")) for name in found),
         ("gap covered", percent(gap), percent(r["gap_covered"]), "", "")],
         f"Last epoch, {args.seeds} seed{'s, ± their deviation' * (args.seeds > 1)}. The gap "
         "covered is (DANN - source only) / (train on target - source only), from these accuracies"
@@ -1642,7 +1651,8 @@ def tell_vaegan(run, r):
 def tell_flowvae_gan(run, names, r):
     """On the models of flowvae_gan.py beside each other; names: {model: words}."""
     args, there = run.args, {name: r[name] for name in names if r[name]}
-    judge = next(iter(there.values()))["fid"]               # None with --fid none
+    first = next(iter(there.values()))
+    judge = first["fid"]                                    # None with --fid none
     pixels = ("logistics in 256 bins" if args.likelihood == "logistic" else
               f"Bernoullis on {'binarised' if args.binarize else 'grey'} pixels")
     run.side_by_side("Compared", {names[name]: m for name, m in there.items()}, {
@@ -1651,25 +1661,27 @@ def tell_flowvae_gan(run, names, r):
         "NLL, nats": "nll.nats", "standard error": "nll.stderr", "bits/dim": "nll.bits_per_dim",
         "bound, nats": "test_bound", "variance of samples, of test images: 1": "spread",
         "longest step between two codes, mean: 1": "jump",
-        "certainty between two codes": "sure:%", "seconds": "seconds:.0f"},
-        f"Likelihood: {pixels}; NLL: {args.nll_k:,} z an image, {args.nll_n:,} test images; bound: "
-        "one z, all of them. Between two codes: the nine steps of 100 pairs; certainty: a LeNet's "
-        "largest probability, mean over the eight images between. It names "
-        f"{percent(r['real_class_acc'])} of real test images."
-        + "".join(filled({"fid": judge}, " Features: {fid.features}; {fid.n} samples.")))
+        "certainty between two codes": "sure:%", "seconds": "seconds:,.0f"},
+        " ".join([*filled(first, f"Likelihood: {pixels}; NLL: {{nll.k}} z an image, {{nll.n}} test "
+                          "images; bound: one z, all of them."),
+                  "Between two codes: the nine steps of up to 100 pairs; certainty: a LeNet's "
+                  "largest probability, mean over the eight images between. It names "
+                  f"{percent(r['real_class_acc'])} of real test images.",
+                  *filled(first, "Features: {fid.features}; {fid.n} samples.")]))
     for name in ("vae", "flow_joint"):
         if r[name]:
             row = min(run.history, key=lambda row: row[f"{name}_val"])
-            run.say(f"{names[name]}: in epoch {{epoch}}, its best, {{{name}_train:.1f}} nats on "
+            run.say(f"{names[name]}: in epoch {{epoch:d}}, its best, {{{name}_train:.1f}} nats on "
                     f"train and {{{name}_val:.1f}} on validation images, the KL "
                     f"{{{name}_kl:.1f}}" + (": z is dead." if row[f"{name}_kl"] < 0.5 else "."),
                     row)
     for name in ("flow_joint", "flow_after"):
         if r["vae"] and r[name]:
             bound = r["vae"]["test_bound"] - r[name]["test_bound"]
-            run.say(f"{names[name]}: NLL {{nll.nats:.2f}} nats, {{gain.nats:+.2f}} ± "
-                    "{gain.stderr:.2f} nats of log p(x) against N(0, I) on the same images; in the "
-                    f"bound {bound:+.2f}"
+            run.say(f"{names[name]}: NLL {{nll.nats:.2f}} nats, {{gain.nats:+.2f}}"
+                    + "".join(filled(r[name], " ± {gain.stderr:.2f}"))
+                    + " nats of log p(x) against N(0, I) on the same images; in the bound "
+                    f"{bound:+.2f}"
                     + (", which KL(q(z) || N(0, I)) is at least." if name == "flow_after" else
                        "; here q(z|x) could adapt to the flow."), r[name])
     if judge:

@@ -248,9 +248,8 @@ def train(run, data, seen):
     best = {name: net.to(device) for name, net in build(run.shape, vars(args)).items()}
     print("weights:", ", ".join(f"{name} {weights(net):,}" for name, net in best.items()))
     mean = split.mean_image().clamp(0.001, 0.999).logit()
-    for name in best:
-        if name.endswith("dec"):
-            best[name].bias.data = mean.clone()
+    for dec in (net for name, net in best.items() if name.endswith("dec")):
+        dec.bias.data = mean.clone()
     now, opts = nn.ModuleDict(copy.deepcopy(best)), {}
     parts = {f"now_{name}": net for name, net in now.items()}
     trained = [name for name in models(vars(args)) if name != "flow_after"]
@@ -467,8 +466,7 @@ def main(argv=None):
         args.likelihood = "bernoulli" if data.train.x.shape[1] == 1 else "logistic"
     if args.binarize is None:
         args.binarize = (args.data, args.likelihood) == ("mnist", "bernoulli")
-    run.begin(data)
-    data = data.to(run.device)
+    data = run.begin(data)
     seen = {name: binarized(split, args.seed) if args.binarize else split
             for name, split in data.splits().items()}
     if not args.eval_only:

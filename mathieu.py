@@ -319,8 +319,7 @@ def main(argv=None):
     run = Run("mathieu", args)
     data = load_data(args.data, args.data_dir, args.image_size, args.limit, args.seed)
     need_pairs(data.train, data.classes)
-    run.begin(data)
-    data = data.to(run.device)
+    data = run.begin(data)
     if not args.eval_only:
         train(run, data)
     evaluate(run, data, run.best_nets(load))

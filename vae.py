@@ -40,6 +40,7 @@ from eval import (Run, accelerate, adam, bernoulli_log_likelihood, binarize, bin
                   number, off_support, over, parse, pick, sample, scatter, svm_report, tell_vae,
                   tsne)
 
+TITLES = {"ae": "Autoencoder", "nae": "Normalised autoencoder", "vae": "VAE"}
 PHOTOS = ("faces", "yaleb")
 SMOKE = dict(data="digits", epochs=2, nll_k=50, nll_n=100)
 
@@ -313,9 +314,6 @@ def evaluate(run, data, seen, nets):
     run.finish(f"{TITLES[args.model]} on {args.data}", results)
 
 
-TITLES = {"ae": "Autoencoder", "nae": "Normalised autoencoder", "vae": "VAE"}
-
-
 def main(argv=None):
     parser, groups = flags(__doc__, data="mnist", epochs=50, batch_size=128, lr=1e-3, fid=True,
                            nll=(5000, 1000))
@@ -342,6 +340,8 @@ def main(argv=None):
     args = parse(parser, argv, "vae", presets, SMOKE)
     if args.iwae and args.beta != 1:
         parser.error("--iwae is a bound by itself: leave --beta at 1")
+    if args.ae and args.model != "nae":
+        parser.error("--ae is the autoencoder beside --model nae")
     run = Run("vae", args)
     data = load_data(args.data, args.data_dir, args.image_size, args.limit, args.seed)
     if args.likelihood is None:
@@ -356,8 +356,7 @@ def main(argv=None):
         if [given["args"]["model"], given["args"]["z_dim"], *given["shape"]] != [
                 "ae", args.z_dim, *data.train.x.shape[1:]]:
             raise DataError(f"{args.ae} is no --model ae run of the same images and --z-dim.")
-    run.begin(data)
-    data = data.to(run.device)
+    data = run.begin(data)
     seen = {name: binarized(split, args.seed) if args.binarize else split
             for name, split in data.splits().items()}
     if not args.eval_only:

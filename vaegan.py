@@ -40,7 +40,7 @@ from torch import nn
 from data import batches, load as load_data
 from eval import (Run, accelerate, adam, bernoulli_log_likelihood, class_shares, classes_of,
                   classifier, command_line, curves, decay, decode, descend, encode, fid, flags,
-                  grid, kl_divergence, load_nets, number, parse, pick, tell_vaegan)
+                  grid, kl_divergence, load_nets, number, over, parse, pick, tell_vaegan)
 
 NAMES = {"vae": "VAE", "vaegan": "VAE-GAN"}
 # What a flag is where it is not typed, by --arch
@@ -260,8 +260,9 @@ def train(run, data):
 
 def held_out(enc, dec, split):
     """Squared error an image of a split, from the mean of z; leaves both in eval mode."""
-    made = decode(dec.eval(), encode(enc.eval(), split)[0]).sigmoid()
-    return (made - split.images(slice(None))).square().sum().item() / len(split)
+    enc.eval(), dec.eval()
+    return over(split, lambda x, _: F.mse_loss(dec(enc(x)[0]).sigmoid(), x, reduction="sum")
+                / len(x), 0).item()
 
 
 # Evaluation
@@ -344,8 +345,7 @@ def main(argv=None):
     args = parse(parser, argv, "vaegan", lambda flag: PRESETS[flag["arch"]], SMOKE)
     run = Run("vaegan", args)
     data = load_data(args.data, args.data_dir, args.image_size, args.limit, args.seed)
-    run.begin(data)
-    data = data.to(run.device)
+    data = run.begin(data)
     if not args.eval_only:
         train(run, data)
     evaluate(run, data, run.best_nets(load))

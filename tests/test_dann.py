@@ -487,13 +487,13 @@ def test_a_collapsed_seed_is_told_from_its_source_accuracy(tmp_path):
     run = reporter(history=[{"domain": 0.7}])
     run.args = arguments("--task", "images", "--source", "mnist", "--target", "mnistm")
     run.args.seeds, run.args.seed = 2, 7
-    tell_dann(run, dann.MODELS, (), found, r)
+    tell_dann(run, dann.MODELS, found, r)
     assert [s for s in run.sentences if "collapsed" in s] == [
         "Seed 8 collapsed, or stopped early: its DANN names only 20.0 % of the source, 98.0 % "
         "without adaptation. Lower --lr or --domain-weight, or raise --epochs."
     ]
     run.sentences = []
-    tell_dann(run, dann.MODELS, (), {"dann": found["dann"]}, r | {"source_only": None})
+    tell_dann(run, dann.MODELS, {"dann": found["dann"]}, r | {"source_only": None})
     assert [s for s in run.sentences if "collapsed" in s] == [
         "Seed 8 collapsed, or stopped early: its DANN names only 20.0 % of the source. Lower --lr "
         "or --domain-weight, or raise --epochs."
