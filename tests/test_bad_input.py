@@ -280,6 +280,14 @@ OWN = {
             lambda t, script: ["--data", "digits", "--model", "nae", "--ae", "nowhere.pt"],
             "nowhere.pt",
         ),
+        "an autoencoder beside a vae": (
+            lambda t, script: ["--data", "digits", "--ae", "nowhere.pt"],
+            "--ae is",
+        ),
+        "a bound with a weight": (
+            lambda t, script: ["--data", "digits", "--iwae", "5", "--beta", "2"],
+            "--beta",
+        ),
         **bad_values(
             {
                 "--model": ("gan",),
