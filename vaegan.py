@@ -26,8 +26,9 @@ log(1 - Dis) does not. x~ and x_p together weigh as much as x (as in the authors
 released scripts show Dis x_p alone: --fakes samples. There gamma is 1e-6 to 1e-5 for a sum over
 12,288 or 16,384 features; ours has fewer. Adam with beta1 0.5 and a cosine for RMSProp, PyTorch's
 first weights, no weight decay; --width 64 gives the authors' networks, but with LeakyReLU in Dis,
-whose batch norm sees x, x~ and x_p together. --gate is the authors' rule that holds Dis or Dec
-back. The VAE beside has Bernoulli pixels and beta1 0.9.
+whose batch norm sees x, x~ and x_p together, and Dec's z and z_p together, where theirs are apart.
+--gate is the authors' rule that holds Dis or Dec back. The VAE beside has Bernoulli pixels and
+beta1 0.9. With --arch conv reconstructions get good and samples do not: see README.
 """
 import argparse
 import copy
