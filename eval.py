@@ -1190,7 +1190,7 @@ def grid(images, row_names=(), header=False, red=None, xlabel="", ylabel=""):
                 sheet[top - 5:top + height * k + 5, left - 5:left + width * k + 5] = 220, 0, 0
             sheet[top:top + height * k, left:left + width * k] = x[i, j]
     longest = max((len(line) for name in row_names for line in name.split("\n")), default=0)
-    margin = 0.3 + 0.08 * longest
+    margin = 0.3 + 0.1 * longest
     figure, (axes,) = new_figure(sheet.shape[1] / 160 + margin, sheet.shape[0] / 160 + 0.3)
     axes.imshow(sheet, interpolation="nearest")
     axes.set_anchor("E")                                    # what room there is goes to the names

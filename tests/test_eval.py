@@ -216,6 +216,14 @@ def test_a_sentence_is_filled_with_numbers_and_left_out_where_one_is_missing():
     assert run.tables == [("T", ("", "x", "y"), rows, "")]
 
 
+@pytest.mark.parametrize("names", [["s predicted from z"], ["W" * 6], ["target,\nsource only"]])
+def test_the_names_at_the_left_of_a_grid_are_not_cut(names):
+    buffer = io.BytesIO()
+    grid(torch.ones(4, 10, 3, 32, 32), names).savefig(buffer, format="png", dpi=160)
+    sheet = np.asarray(Image.open(buffer).convert("L"))
+    assert (sheet[:, :2] == 255).all() and (sheet < 100).any()
+
+
 def test_a_full_disk_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
     save(path, {"a": 1})
