@@ -459,11 +459,13 @@ class Run:
 
     def finish(self, title, results):
         """Writes results.json (plain numbers, unrounded) and report.html, self-contained."""
-        args = self.saved_args()
+        args, device = self.saved_args(), str(self.device)
+        if self.device.type == "cuda":                      # times mean nothing without it
+            device += f" ({torch.cuda.get_device_name(self.device)})"
         results = {"script": self.script, "data": args["data"], "command": args.pop("command"),
                    "args": args,
                    "versions": {"python": platform.python_version(), "torch": torch.__version__},
-                   "device": str(self.device), "threads": torch.get_num_threads(),
+                   "device": device, "threads": torch.get_num_threads(),
                    "seconds": self.earlier + time.perf_counter() - self.started,
                    "epochs": len(self.history), "seed": args["seed"], "smoke": args["smoke"],
                    **results}
@@ -599,7 +601,9 @@ def move(opt, grads, go=None):
     """opt.step() with these gradients, one a weight. Where `go`, a 0-d bool on the device, is
     false, weights and moments stay as they were; a fused optimiser does not tell the host."""
     for p, grad in zip(opt.param_groups[0]["params"], grads):
-        p.grad = grad
+        if grad is not None and grad.stride() != p.stride():
+            grad = torch.empty_like(p).copy_(grad)          # --compile lays some out otherwise, and
+        p.grad = grad                                       # a fused step goes by place in memory
     fused = opt.defaults.get("fused")
     if fused:                                               # as GradScaler skips a step
         opt.found_inf = None if go is None else (~go).float()
@@ -1818,9 +1822,9 @@ PAPERS = (                                                  # script, the run's 
 
 def table(folder):
     """Markdown of all files *results.json below `folder`: a table with a row a run, then one of the
-    factors of each run that has any."""
+    factors for each command whose run has any (of several runs the last by name)."""
     header = [["command", "paper", "ours", "epochs, time, hardware, seeds"], ["---"] * 4]
-    runs, factors = [], []
+    runs, factors = [], {}
     for path in sorted(Path(folder).rglob("*results.json")):
         try:
             run = json.loads(path.read_text())
@@ -1833,17 +1837,17 @@ def table(folder):
                 f"{run['threads']} thread{'s' * (run['threads'] > 1)}, "
                 + (f"{run['seeds']} seeds" if run.get("seeds", 1) > 1 else f"seed {run['seed']}")]))
             if run.get("factors"):
-                factors.append([[f"`{run['command']}`", "s", "z, sampled", "z, mean", "majority"],
-                                ["---"] * 5, *([name, *(percent(f[key]) for key in (
-                                    "s", "z", "z_mean", "majority"))]
-                                    for name, f in run["factors"].items())])
+                factors[run["command"]] = [
+                    [f"`{run['command']}`", "s", "z, sampled", "z, mean", "majority"], ["---"] * 5,
+                    *([name, *(percent(f[key]) for key in ("s", "z", "z_mean", "majority"))]
+                      for name, f in run["factors"].items())]
         except (ValueError, KeyError, TypeError, AttributeError):
             raise DataError(f"{path} is damaged or not a results.json of these scripts.") from None
     if not runs:
         raise DataError(f"{folder} holds no results.json.")
     rows = [*header, *(row for *_, row in sorted(runs))]    # by script, the plainest command first
     return "\n\n".join("\n".join("| " + " | ".join(row) + " |" for row in part)
-                       for part in (rows, *factors))
+                       for part in (rows, *factors.values()))
 
 
 def main(argv=None):

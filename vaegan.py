@@ -45,8 +45,8 @@ from eval import (Run, accelerate, adam, bernoulli_log_likelihood, class_shares,
 
 NAMES = {"vae": "VAE", "vaegan": "VAE-GAN"}
 # What a flag is where it is not typed, by --arch
-PRESETS = {"fc": dict(width=400, z_dim=20, lr=1e-3, gamma=1e-2),
-           "conv": dict(width=16, z_dim=32, lr=3e-4, gamma=1e-3)}
+PRESETS = {"fc": dict(width=400, z_dim=20, lr=1e-3, gamma=1e-2, real_target=1.0),
+           "conv": dict(width=16, z_dim=32, lr=3e-4, gamma=1e-3, real_target=0.9)}
 SMOKE = dict(data="digits", limit=800, epochs=2)
 
 # Networks: of width 64 the paper's for 64 pixels, and its authors' for 32
@@ -150,12 +150,12 @@ def dis_llike(features, rebuilt):
     return 0.5 * (features - rebuilt).square().sum(1).mean()
 
 
-def gan(real, *fakes):
-    """Cross entropies in nats from logits (B,): of real images and of fakes as Dis has to see them,
-    whose sum is -L_GAN (both kinds of fakes together weigh as much as x), and of the fakes as Dec
-    wants them seen, -log Dis."""
-    fake = torch.cat(fakes)
-    return F.softplus(-real).mean(), F.softplus(fake).mean(), F.softplus(-fake).mean()
+def gan(real, fake, target=1.0):
+    """Cross entropies in nats from logits: of real images (B,) and of fakes (B,) or (2B,) as Dis
+    has to see them, whose sum is -L_GAN (fakes of both kinds together weigh as much as x), and of
+    the fakes as Dec wants them seen, -log Dis. `target` is what Dis is to give real images."""
+    dis_real = F.binary_cross_entropy_with_logits(real, torch.full_like(real, target))
+    return dis_real, F.softplus(fake).mean(), F.softplus(-fake).mean()
 
 
 def gate(dis_real, dis_fake, equilibrium=0.68, margin=0.35):
@@ -167,20 +167,21 @@ def gate(dis_real, dis_fake, equilibrium=0.68, margin=0.35):
     return dec | ~dis, dis | ~dec
 
 
-def forward(enc, dec, disc, x, noise, z_p, fakes="both"):
-    """Every image once through every network, x~ and x_p side by side.
+def forward(enc, dec, disc, x, noise, z_p, fakes="both", target=1.0):
+    """Every image once through every network.
 
     x (B, C, H, W); noise, z_p (B, Z) from N(0, I). Returns the terms by name, means over images:
     D(.) in [0, 1], `pixels` the squared error, `enc_gan` -log Dis(x~), for --loss gan."""
     mu, logvar = (part.to(x.dtype) for part in enc(x))      # of --amp's bfloat16
     z = mu + (0.5 * logvar).exp() * noise
-    made = dec(torch.cat([z, z_p])).to(x.dtype).sigmoid()   # (2B, C, H, W)
-    logits, features = disc(torch.cat([x, made]))           # batch norm sees all three kinds
-    (real, recon, sample), features = logits.to(x.dtype).chunk(3), features.to(x.dtype).chunk(3)
-    shown = {"both": (recon, sample), "samples": (sample,), "recon": (recon,)}[fakes]
-    dis_real, dis_fake, dec_gan = gan(real, *shown)
+    made = torch.cat([dec(z), dec(z_p)]).to(x.dtype).sigmoid()      # apart, for batch norm
+    (real, features), (fake, rebuilt) = ([part.to(x.dtype) for part in disc(images)]
+                                         for images in (x, made))
+    recon, sample = fake.chunk(2)
+    shown = {"both": fake, "samples": sample, "recon": recon}[fakes]
+    dis_real, dis_fake, dec_gan = gan(real, shown, target)
     return {"prior": kl_divergence(mu, logvar).sum(1).mean(),
-            "dis_llike": dis_llike(features[0], features[1]),
+            "dis_llike": dis_llike(features, rebuilt[:len(x)]),
             "dis_real": dis_real, "dis_fake": dis_fake, "dec_gan": dec_gan,
             "enc_gan": F.softplus(-recon).mean(),
             "pixels": F.mse_loss(made[:len(x)], x, reduction="sum") / len(x),
@@ -214,7 +215,7 @@ def step(nets, opts, x, noise, z_p, args, autocast, forward=forward):
     """Algorithm 1 once: all gradients at the weights as they are, each network's of its own loss
     only, then three steps. Returns the terms of `forward` by name and, with --gate, what moved."""
     with autocast():
-        t = forward(*nets, x, noise, z_p, args.fakes)
+        t = forward(*nets, x, noise, z_p, args.fakes, args.real_target)
     moves = gate(t["dis_real"], t["dis_fake"]) if args.gate else (None, None)
     descend(objectives(t, args), opts, (None, *moves))
     if args.gate:
@@ -339,6 +340,8 @@ def main(argv=None):
         help="of L_Dis_l, a sum over features, beside -log Dis (default: 0.01; conv: 0.001)")
     add("--fakes", choices=("both", "samples", "recon"), default="both",
         help="what Dis is shown and Dec judged by beside x: x~ and x_p, x_p or x~ (default: both)")
+    add("--real-target", type=number(float, above=0, high=1),
+        help="what Dis is to give real images (default: 1; conv: 0.9)")
     add("--gate", action=argparse.BooleanOptionalAction, default=False, help="Dis rests where its "
         "term of x or of fakes is below 0.33 nats, Dec where one is above 1.03 (default: no)")
     add("--pixel-weight", type=number(float, low=0), default=0.0,

@@ -441,7 +441,7 @@ def bench_vaegan(shape=(1, 28, 28), batch=64):
     for arch, width, z_dim in (("fc", 400, 20), ("conv", 16, 32)):
         args = argparse.Namespace(
             arch=arch, width=width, z_dim=z_dim, baseline=False, seed=0, loss="full", gamma=0.01,
-            pixel_weight=0.0, fakes="both", gate=False,
+            pixel_weight=0.0, fakes="both", gate=False, real_target=1.0,
         )  # fmt: skip
         nets = list(vaegan.build(shape, vars(args)).values())
         opts = adams(*nets)

@@ -294,6 +294,16 @@ def test_the_report_escapes_every_string_from_outside(tmp_path):
     assert json.loads((tmp_path / "results.json").read_text())["data"] == "folder:<b>"
 
 
+def test_results_name_the_card(tmp_path, monkeypatch):
+    run = a_run(tmp_path)
+    run.finish("", {})
+    assert json.loads((tmp_path / "results.json").read_text())["device"] == "cpu"
+    run.device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Card 1")
+    run.finish("", {})
+    assert json.loads((tmp_path / "results.json").read_text())["device"] == "cuda (Card 1)"
+
+
 @pytest.mark.parametrize("kernel", ["linear", "rbf"])
 def test_svm_report_is_what_scikit_learn_counts(kernel):
     from sklearn import metrics

@@ -29,7 +29,7 @@ def nets(shape=(1, 8, 8), **changes):
 
 def flags(**changes):
     given = {"loss": "full", "gamma": 0.3, "fakes": "both", "gate": False, "pixel_weight": 0.0}
-    return argparse.Namespace(**{**given, **changes})
+    return argparse.Namespace(**{**given, "real_target": 1.0, **changes})
 
 
 def gradients(three, x, noise, z_p, **changes):
@@ -62,29 +62,32 @@ def test_terms_are_those_of_torch_distributions():
 
 def test_gan_is_minus_the_logarithms_of_the_paper_with_fakes_weighing_as_much_as_x():
     real, recon, sample = randn(3, 50)
-    dis_real, dis_fake, dec = vaegan.gan(real, recon, sample)
+    dis_real, dis_fake, dec = vaegan.gan(real, torch.cat([recon, sample]))
     torch.testing.assert_close(dis_real, -real.sigmoid().log().mean())
     fake = torch.cat([recon, sample]).sigmoid()
     torch.testing.assert_close(dis_fake, -(1 - fake).log().mean())
     torch.testing.assert_close(dec, -fake.log().mean())
+    softer, *_ = vaegan.gan(real, fake, target=0.9)
+    want = -(0.9 * real.sigmoid().log() + 0.1 * (1 - real.sigmoid()).log()).mean()
+    torch.testing.assert_close(softer, want)
 
 
+@pytest.mark.parametrize("arch", ["fc", "conv"])
 @pytest.mark.parametrize("fakes", ["both", "samples", "recon"])
-def test_a_step_gives_each_network_the_gradient_of_its_own_loss(fakes):
-    three, (x, noise, z_p) = nets(), draws()
-    got = gradients(three, x, noise, z_p, fakes=fakes)
+def test_a_step_gives_each_network_the_gradient_of_its_own_loss(fakes, arch):
+    three, (x, noise, z_p) = nets(arch=arch), draws()
+    got = gradients(three, x, noise, z_p, fakes=fakes, real_target=0.9)
     enc, dec, disc = three
 
     def terms():  # the plain way: everything afresh for every network
         mu, logvar = enc(x)
         made = [dec(mu + (0.5 * logvar).exp() * noise).sigmoid(), dec(z_p).sigmoid()]
+        logits, features = disc(torch.cat(made))  # a batch of its own for batch norm, as x is
         prior = kl_divergence(Normal(mu, (0.5 * logvar).exp()), Normal(0 * mu, 1.0)).sum() / 6
-        llike = 0.5 * (disc(x)[1] - disc(made[0])[1]).square().sum() / 6
-        fake = {"both": made, "samples": made[1:], "recon": made[:1]}[fakes]
-        return prior, llike, torch.cat(fake)
+        llike = 0.5 * (disc(x)[1] - features[:6]).square().sum() / 6
+        return prior, llike, {"both": logits, "samples": logits[6:], "recon": logits[:6]}[fakes]
 
-    def bce(images, real):
-        logits = disc(images)[0]
+    def bce(logits, real):
         return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, real))
 
     prior, llike, _ = terms()
@@ -93,7 +96,7 @@ def test_a_step_gives_each_network_the_gradient_of_its_own_loss(fakes):
     assert same(
         got["dec"], torch.autograd.grad(0.3 * llike + bce(fake, 1.0), list(dec.parameters()))
     )
-    loss = bce(x, 1.0) + bce(terms()[2].detach(), 0.0)
+    loss = bce(disc(x)[0], 0.9) + bce(terms()[2], 0.0)
     assert same(got["disc"], torch.autograd.grad(loss, list(disc.parameters())))
 
 
@@ -190,6 +193,15 @@ def test_a_skipped_update_leaves_weights_and_moments_and_one_that_goes_is_the_pl
             assert torch.equal(gated, plain)
             for key, value in opt_plain.state[plain].items():
                 assert torch.equal(opt.state[gated][key], value)
+
+
+def test_a_gradient_laid_out_otherwise_in_memory_is_the_same_step():
+    """As torch.compile lays out those of convolutions."""
+    weights = [torch.nn.Parameter(torch.ones(3, 4, 2, 2)) for _ in range(2)]
+    grad = torch.randn(3, 4, 2, 2, generator=RNG)
+    for p, own in zip(weights, (grad, grad.to(memory_format=torch.channels_last))):
+        evaluation.move(torch.optim.Adam([p], 0.1, fused=True), [own])
+    assert torch.equal(*weights)
 
 
 @pytest.mark.parametrize(
