@@ -282,9 +282,8 @@ def train_images(run, source, target):
     """Trains the networks of --model, of each seed, from the same weights, and averages the DANN's;
     best.pt is the last epoch."""
     args, device, half = run.args, run.device, min(run.args.batch_size // 2, len(source.train))
-    # (2, 3), of the channels; in parts, for floats take four times the memory of bytes
-    means = torch.stack([sum(x.float().mean((0, 2, 3)) * len(x) for x in s.train.x.split(5000))
-                         .expand(3) / (255 * len(s.train)) for s in (source, target)])
+    means = torch.stack([part.train.mean_image().mean((1, 2)).expand(3)      # of the channels
+                         for part in (source, target)])
     nets, opts, rngs, names = {}, {}, {}, named(vars(args))
     for k in range(args.seeds):
         torch.manual_seed(args.seed + k)

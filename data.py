@@ -155,12 +155,12 @@ def load(name, data_dir="data", image_size=None, limit=None, seed=0, val=True):
         raise DataError(f"{root} is a file: give --data-dir a folder.")
     if image_size is not None and not 8 <= image_size <= 256:
         raise DataError(f"An image size of {image_size} is out of range: choose 8 to 256.")
-    if limit is not None and limit < 1 or seed < 0:
-        raise DataError("A limit below 1 or a seed below 0 is out of range: choose a larger one.")
+    if limit is not None and limit < 1 or not 0 <= seed < 2**63:
+        raise DataError("A limit below 1 or a seed below 0 or above 2^63 - 1 is out of range.")
     entry = SETS[kind]
     size = image_size or entry.size
     files = find_files(entry, root, option)
-    made_from = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    made_from = [(os.path.abspath(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     made_from = hashlib.sha256(repr(made_from).encode() + Path(__file__).read_bytes()).hexdigest()
     stem = f"{file_name(name)}-{size}" + f"-{limit}-{seed}" * bool(limit)
     path = root / f"{stem}-{made_from[:10]}.pt"
@@ -171,6 +171,9 @@ def load(name, data_dir="data", image_size=None, limit=None, seed=0, val=True):
             print(f"{name}: reading the images, this once", flush=True)
         source = entry.read(root=root, files=files, size=size, limit=limit, seed=seed,
                             option=option)
+        if not 0 <= source.y.min() <= source.y.max() < len(source.classes):
+            raise DataError(f"{name} holds a label that is none of its {len(source.classes)} "
+                            f"classes: get it anew from {entry.source}.")
         index = torch.arange(len(source.y))
         if limit and limit < len(index) and not source.people:
             index = subset(source, limit, torch.Generator().manual_seed(seed))
@@ -342,28 +345,33 @@ class Source:
 
 def find_files(entry, root, option, fetch=True):
     """The files of a set, sorted, downloaded where they are missing and can be."""
-    def search(pattern):                                  # alternatives stand between |
-        return sorted(Path(p) for part in pattern.split("|") for p in
-                      glob.glob(os.path.join(glob.escape(str(root)), part), recursive=True))
+    def search():                                         # alternatives stand between |
+        return [sorted(Path(p) for part in pattern.split("|") for p in
+                       glob.glob(os.path.join(glob.escape(str(root)), part), recursive=True)
+                       if os.path.exists(p)) for pattern in patterns]
 
     patterns, why = entry.files(option) if callable(entry.files) else entry.files, ""
-    if entry.fetch and fetch and not all(map(search, patterns)):
+    found = search()
+    if entry.fetch and fetch and not all(found):
         there = root.exists()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 entry.fetch(root)
+        except DataError:                                 # of a set that this one is made from
+            raise
         except Exception as e:                            # URLError, OSError, RuntimeError
             why = f" and could not be fetched ({str(e).strip().rpartition(chr(10))[2]})"
             for folder, *_ in os.walk(root, topdown=False) if not there else ():
                 with contextlib.suppress(OSError):        # a mistyped --data-dir leaves no folders
                     os.rmdir(folder)
-    for pattern in patterns:
-        if not search(pattern):
+        found = search()
+    for pattern, have in zip(patterns, found):
+        if not have:
             missing = root / pattern.split("|")[0].rstrip("*")
             raise DataError(f"{missing} is missing{why}: get it from {entry.source} and put it "
                             "there, or use sprites or digits, which work offline.")
-    return [path for pattern in patterns for path in search(pattern)]
+    return [path for have in found for path in have]
 
 
 @contextlib.contextmanager
@@ -373,6 +381,8 @@ def reading(file, cure="delete it and run again to fetch it anew"):
         yield
     except Exception as e:
         why = " ".join(str(e).split())[:80] or type(e).__name__
+        if isinstance(e, MemoryError) or getattr(e, "errno", None):       # not the file's fault
+            raise DataError(f"{file} cannot be read ({why}).") from e
         raise DataError(f"{file} is truncated or damaged ({why}): {cure}.") from e
 
 
@@ -396,8 +406,10 @@ def read_images(files, size, mode):
     x = torch.empty(len(files), len(mode), size, size, dtype=torch.uint8)
     for i, file in enumerate(files):
         with reading(file, "replace or remove it"), Image.open(file) as image:
-            if image.mode.startswith("I;16"):             # 16 bits a pixel: Pillow would clip them
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG"):
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))    # of 16 bits
+            if image.mode in "IF":                        # Pillow would clip them
+                raise ValueError("32 bits a pixel")
             pixels = np.array(ImageOps.exif_transpose(image).convert(mode))
             pixels = torch.from_numpy(pixels).view(1, *pixels.shape[:2], len(mode))
             x[i] = fit(pixels.permute(0, 3, 1, 2), size)[0]
@@ -454,7 +466,7 @@ def idx_set(name, folder, about, source, classes):
         for part in ("train", "t10k"):
             for what, dims, into in (("images", 3, x), ("labels", 1, y)):
                 into.append(read_idx([f for f in files if f"{part}-{what}" in f.name][0], dims))
-            if len(x[-1]) != len(y[-1]) or y[-1].max() >= len(classes):
+            if not len(x[-1]) == len(y[-1]) > 0 or x[-1].shape[1:] != x[0].shape[1:]:
                 raise DataError(f"{files[0].parent}/{part}-* do not belong together: delete them "
                                 "and run again to fetch them anew.")
         test = torch.arange(len(y[0]) + len(y[1])) >= len(y[0])
@@ -484,7 +496,8 @@ def svhn(files, **_):
         with reading(file):
             content = loadmat(file, variable_names=("X", "y"))
             x.append(torch.from_numpy(content["X"].transpose(3, 2, 0, 1).copy()))   # (H, W, C, N)
-            y.append(torch.from_numpy(content["y"].astype(np.int64)[:, 0]) % 10)    # 10 is a zero
+            y.append(torch.from_numpy(content["y"].astype(np.int64)[:, 0]))
+            y[-1][y[-1] == 10] = 0                          # it is a zero
             if x[-1].dtype != torch.uint8 or x[-1].shape != (len(y[-1]), 3, 32, 32):
                 raise ValueError("X and y are not bytes and labels of 32x32 images")
     test = torch.arange(len(x[0]) + len(x[1])) >= len(x[0])
@@ -544,7 +557,7 @@ def fetch_mnistm(root):
 
 
 @image_set("mnistm", "MNIST-M, published or built here from MNIST and BSDS500", 32,
-           files=[f"{PHOTOS}/*.jpg|mnist_m/mnist_m_test/*.png",
+           files=[f"{PHOTOS}/*.jpg|mnist_m/mnist_m_test/*.png|mnist_m/mnist_m_train",
                   "MNIST/raw/*-ubyte*|mnist_m/mnist_m_*_labels.txt"],
            source=BSDS, fetch=fetch_mnistm)
 def mnistm(root, files, **_):
@@ -565,6 +578,9 @@ def mnistm(root, files, **_):
         if file.suffix == ".jpg":
             with reading(file, "unpack the archive anew"), Image.open(file) as photo:
                 photos.append(np.array(photo.convert("RGB")))
+    if len(photos) != 200:
+        raise DataError(f"{root / PHOTOS} holds {len(photos)} of 200 photographs: unpack the "
+                        "archive anew.")
     source.x, source.val = blend(source.x[:, 0] > 0, photos), 0
     return source
 
@@ -591,7 +607,10 @@ def faces(files, **_):
     array ends in its bytes and a full stop: these are taken, and nothing is unpickled."""
     n = 400 * 64 * 64
     with reading(files[0]):
-        raw = zlib.decompressobj().decompress(files[0].read_bytes(), 1 << 24)
+        stream = zlib.decompressobj()
+        raw = stream.decompress(files[0].read_bytes(), 1 << 24)
+        if not stream.eof:
+            raise ValueError("it ends too early")
         number = {1: "u1", 4: "f4", 8: "f8"}[len(raw) // n]
         x = np.frombuffer(raw, number, n, len(raw) - 1 - n * int(number[1]))
         if b"NumpyArrayWrapper" not in raw[:60] or not 0 <= x.min() < x.max() < 256:
@@ -655,8 +674,9 @@ def folder_files(option):
 def folder(files, size, option, **_):
     from PIL import Image
     depth = len(Path(os.path.abspath(os.path.expanduser(option))).parts)
-    suffixes = Image.registered_extensions()
-    paths = [p for p in files if len(p.parts) > depth + 1 and p.suffix.lower() in suffixes]
+    suffixes = Image.registered_extensions()                # .pdf among them, only to be written
+    paths = [p for p in files if len(p.parts) > depth + 1
+             and suffixes.get(p.suffix.lower()) in Image.OPEN]
     if not paths:
         raise DataError(f"{option} holds no images: put them there in one sub-folder a class.")
 

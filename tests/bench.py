@@ -537,7 +537,7 @@ def bench_runs(data_dir):
         )
         print(
             f"{script:11s} starts in {start:.1f} s, {speed:,.0f} images/s, peaks at {peak:,.0f} MB;"
-            f" from 10 to 100 % of the set an epoch takes {long / short:.1f} times as long, what "
+            f" with ten times the images an epoch takes {long / short:.1f} times as long, what "
             f"it holds grows from {low:,.0f} by {high - low:,.0f} MB",
             flush=True,
         )

@@ -438,11 +438,12 @@ def test_mnistm_takes_the_published_images_where_they_lie(tmp_path):
     assert len(load("mnistm", tmp_path, limit=40).test) == 9
 
 
-def bsds(root, n=3):
+def bsds(root, n=200):
+    """n photographs, three different ones."""
     for k in range(n):
         folder = root / "BSR/BSDS500/data/images/train"
         folder.mkdir(parents=True, exist_ok=True)
-        noise = np.random.default_rng(k).integers(0, 256, (50, 70, 3), np.uint8)
+        noise = np.random.default_rng(k % 3).integers(0, 256, (50, 70, 3), np.uint8)
         Image.fromarray(noise).save(folder / f"{k}.jpg")
     return root
 
@@ -451,7 +452,7 @@ def test_mnistm_is_built_from_mnist_and_the_photographs_else(tmp_path):
     root = bsds(idx_files(tmp_path / "MNIST/raw", (60, 20)))
     found = load("mnistm", root)
     assert [len(split) for split in found.splits().values()] == [50, 10, 20]
-    photos = [np.asarray(Image.open(p)) for p in sorted(root.rglob("*.jpg"))]
+    photos = [np.asarray(Image.open(root / data.PHOTOS / f"{k}.jpg")) for k in range(3)]
     window = np.lib.stride_tricks.sliding_window_view
     crops = np.stack([window(photo, (32, 32), (0, 1)) for photo in photos])
     for x in found.test.x.numpy():                        # their ink is one pixel, at the top left
@@ -533,6 +534,18 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path, level):
 
 # the cache
 
+def test_a_cache_is_of_the_files_however_their_folder_is_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(mnist_m(tmp_path))
+    found = []
+    for root in (".", tmp_path, tmp_path / "mnist_m/.."):
+        load("mnistm", root)
+        found.append(list(tmp_path.glob("*.pt")))
+    assert found[0] == found[1] == found[2] and len(found[0]) == 1
+    (tmp_path / "mnist_m/mnist_m_train/more.png").touch()  # unpacked anew
+    load("mnistm", tmp_path)
+    assert list(tmp_path.glob("*.pt")) != found[0]
+
+
 def test_a_second_load_reads_the_cache_and_changed_files_make_a_new_one(tmp_path, monkeypatch):
     top = pictures(tmp_path / "p")
     first = load(f"folder:{top}", tmp_path)
@@ -583,6 +596,13 @@ def bad_idx(root, how):
         idx_files(root / "other/raw", (50, 20))
         name = "train-labels-idx1-ubyte.gz"
         os.replace(root / "other/raw" / name, raw / name)
+    elif how == "empty":
+        idx_files(root / "MNIST/raw", (0, 20))
+    elif how in ("shape", "label"):                       # 20x20 images, a class 10
+        name, header = ("images-idx3", [0x803, 20, 20, 20]) if how == "shape" else (
+            "labels-idx1", [0x801, 20])
+        content = np.array(header, ">i4").tobytes() + bytes([10]) * np.prod(header[1:])
+        (raw / f"t10k-{name}-ubyte.gz").write_bytes(gzip.compress(content))
     elif how == "magic":
         (raw / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"no idx file at all"))
     else:
@@ -616,9 +636,10 @@ def other_pgm(root):
     (root / "CroppedYale/yaleB01/me.pgm").touch()
 
 
-def bad_faces(root):
-    faces_file(root / "olivetti_py3.pkz")
-    truncated(root / "olivetti_py3.pkz")
+def bad_faces(root, cut=None):
+    path = root / "olivetti_py3.pkz"
+    faces_file(path)
+    path.write_bytes(path.read_bytes()[:-cut]) if cut else truncated(path)
 
 
 BAD = {                                                   # what: command, preparation, message
@@ -627,6 +648,7 @@ BAD = {                                                   # what: command, prepa
     "data folder is a file": ("digits --data-dir {}/file", lambda root: (root / "file").touch(),
                               "is a file"),
     "image size": ("digits --image-size 4", None, "image size of 4"),
+    "seed": (f"digits --seed {2**63}", None, "seed .* is out of range"),
     "limit": ("digits --limit 0", None, "limit below 1"),
     "seed": ("sprites --seed -1", None, "seed below 0"),
     "flag": ("digits --limit many", None, "invalid int value: 'many'"),
@@ -644,12 +666,19 @@ BAD = {                                                   # what: command, prepa
     "not idx": ("mnist", lambda root: bad_idx(root, "magic"), "t10k-labels-idx1-ubyte.gz is trunc"),
     "idx files do not match": ("mnist", lambda root: bad_idx(root, "labels"),
                                "train-.* do not belong together"),
+    "idx of no images": ("mnist", lambda root: bad_idx(root, "empty"), "train-.* do not belong"),
+    "idx of two sizes": ("mnist", lambda root: bad_idx(root, "shape"), "t10k-.* do not belong"),
+    "idx with a label too many": ("mnist", lambda root: bad_idx(root, "label"), "of its 10 class"),
     "svhn missing": ("svhn", None, "train_32x32.mat is missing and could not be fetched"),
     "svhn truncated": ("svhn", bad_svhn, "test_32x32.mat is truncated"),
     "mnistm missing": ("mnistm", None, "BSR.* is missing and could not be fetched"),
     "mnistm label": ("mnistm", lambda root: (
         mnist_m(root) / "mnist_m/mnist_m_test_labels.txt").write_text("00000000.png"),
         "test_labels.txt is truncated"),
+    "mnistm of too few photographs": ("mnistm", lambda root: bsds(idx_files(
+        root / "MNIST/raw"), 3), "3 of 200 photographs"),
+    "mnistm listed but not there": ("mnistm", lambda root: (
+        mnist_m(root) / "mnist_m/mnist_m_train/00000003.png").unlink(), "03.png cannot be read"),
     "mnistm png": ("mnistm", lambda root: truncated(
         mnist_m(root) / "mnist_m/mnist_m_train/00000003.png"), "00000003.png is truncated"),
     "mnistm jpg": ("mnistm", lambda root: truncated(bsds(idx_files(
@@ -659,6 +688,9 @@ BAD = {                                                   # what: command, prepa
     "mat truncated": ("sprites2015", bad_mat, "sprites_4.mat is truncated"),
     "mat not HDF5": ("sprites2015", lambda root: bad_mat(root, b"MATLAB 5"), "sprites_4.mat is"),
     "pkz truncated": ("faces", bad_faces, "olivetti_py3.pkz is truncated"),
+    "pkz without its end": ("faces", lambda root: bad_faces(root, 6), "pkz is truncated"),
+    "32 bits a pixel": ("folder:{}/p", lambda root: Image.new("I", (40, 30)).save(
+        pictures(root / "p") / "anna/3.tiff"), "anna/3.tiff is truncated or damaged .32 bits"),
     "png truncated": ("folder:{}/p", lambda root: truncated(pictures(root / "p") / "anna/3.png"),
                       "anna/3.png is truncated"),
     "pgm truncated": ("yaleb", bad_pgm, r"yaleB01_P00A\+004E\+00.pgm is truncated"),
