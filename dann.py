@@ -132,6 +132,7 @@ def load(path, device="cpu", every=False):
     content = checkpoint(path, "dann")
     args, saved = content["args"], content["nets"]
     if args["task"] == "moons":
+        device = "cpu"                                      # float64, which mps has not
         nets = {name: Shallow(args["hidden"], *[args["seeds"]] * every) for name in ("nn", "dann")}
         saved = {k: {name: v if every else v[0] for name, v in s.items()} for k, s in saved.items()}
     else:
@@ -289,12 +290,14 @@ def train_images(run, source, target):
         torch.manual_seed(args.seed + k)
         net = Net(args.arch, args.image_size, run.n_classes)
         net.mean[:, :, 0, 0] = means if args.mean == "domain" else means.mean(0)
-        net.to(device, memory_format=torch.channels_last)   # a step takes a third less
+        if device.type != "mps":                            # whose batch norm goes wrong by it
+            net.to(memory_format=torch.channels_last)       # a step takes a third less
+        net.to(device)
         own = {name: copy.deepcopy(net) for name in names}
         nets |= {names[name][k]: net for name, net in own.items()}
         opts[f"opt_{k}"] = torch.optim.SGD(
             [p for name, net in own.items() if name != "average" for p in net.parameters()],
-            args.lr, momentum=0.9, fused=device.type != "mps")
+            args.lr, momentum=0.9, fused=True if device.type != "mps" else None)
         rngs[f"rng_{k}"] = torch.Generator(device).manual_seed(args.seed + k)
     fast, steps = accelerate(args, device, objective), len(source.train) // half
     some = pick(target.test.y, 2000, args.seed)             # watched, and chooses nothing
@@ -313,7 +316,8 @@ def train_images(run, source, target):
                 lam = lambda_p(min(1, p / args.ramp))
                 opt.param_groups[0]["lr"] = step_size(args.lr, args.decay, p)
                 columns, values = step(own, opt, source.train.images(s), source.train.y[s],
-                                       target.train.images(t), target.train.y[t], lam,
+                                       target.train.images(t), target.train.y[t],
+                                       torch.full((), lam, device=device),        # for --compile
                                        args.domain_weight, args.clip, *fast)
                 terms.append(values)
                 if average:                                 # a mean over the last tenth

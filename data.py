@@ -125,7 +125,8 @@ def pairs(split, index, generator):
     the image itself only where its class has no other (`need_pairs` refuses such a set)."""
     order, first, count, rank = split.by_class
     y = split.y[index]
-    draw = torch.randint(1 << 30, y.shape, generator=generator, device=generator.device)
+    high = 1 << (23 if generator.device.type == "mps" else 30)        # there % went by float32
+    draw = torch.randint(high, y.shape, generator=generator, device=generator.device)
     step = 1 + draw.to(y.device) % (count[y] - 1).clamp(min=1)        # 1 to count - 1 places on
     return order[first[y] + (rank[index] + step) % count[y]]
 

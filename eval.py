@@ -186,6 +186,13 @@ def command_line(main):
             error = f"{error.filename or 'a file'} cannot be read or written: {error.strerror}"
         print(f"{name}: {str(error).rstrip('.')}.", file=sys.stderr)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:            # of numpy; of CUDA, MPS, the CPU
+        if not (isinstance(error, MemoryError)
+                or re.search("out of memory|allocate memory", str(error))):
+            raise
+        print(f"{name}: the memory is too small: choose a smaller --batch-size, --image-size or "
+              "--limit.", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         go_on = f"; to go on: python {name} {Run.go_on}" if Run.go_on else ""
         print(f"\n{name}: stopped{go_on}")
@@ -242,6 +249,9 @@ def checkpoint(path, script):
 def restore(part, state, path):
     """Loads a network's, optimiser's or generator's state; DataError where it does not fit."""
     try:
+        if isinstance(part, torch.optim.Optimizer):         # fused is this device's choice, and
+            for group in state["param_groups"]:             # says where `step` is to lie
+                group["fused"] = part.defaults["fused"]
         load = part.set_state if isinstance(part, torch.Generator) else part.load_state_dict
         load(state)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError):
@@ -270,6 +280,7 @@ class Run:
         self.tables, self.figures, self.sentences = [], [], []
         self.kept = {}                                      # tensors for the figures, by name
         self.device = find_device(args.device)
+        check_speedups(args, self.device)
         if args.out is None:
             kind, _, path = args.data.partition(":")
             name = "-".join([script, kind, Path(path).name] if path else [script, kind])
@@ -351,9 +362,6 @@ class Run:
                     part.manual_seed(self.args.seed + len(content["history"]))      # new device
                     continue
                 restore(part, state, path)
-                if isinstance(part, torch.optim.Optimizer):
-                    for group in part.param_groups:         # this device's choice
-                        group["fused"] = part.defaults["fused"]
             self.history, self.best = content["history"], content.get("best", math.inf)
             self.kept = content.get("kept", {})
             self.earlier = sum(row["seconds"] for row in self.history)
@@ -565,6 +573,21 @@ def filled(numbers, *texts):
     return result
 
 
+def check_speedups(args, device):
+    """DataError where --amp or --compile is not to be had on this machine."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if args.amp and not (torch.amp.is_autocast_available(device.type)
+                             and torch.autocast(device.type, torch.bfloat16)._enabled):
+            raise DataError(f"--amp needs a newer PyTorch or system on {device}: leave it out.")
+        try:
+            if args.compile:
+                torch.compile(lambda x: x + 1)(torch.ones(1, device=device))
+        except Exception as error:                          # no C++ compiler, no Triton
+            raise DataError(f"--compile does not work here ({type(error).__name__}): leave it "
+                            "out.") from None
+
+
 def accelerate(args, device, *functions):
     """--compile and --amp, only here: returns the autocast context of a step, then `functions`.
 
@@ -580,9 +603,11 @@ def accelerate(args, device, *functions):
 
 
 def adam(*nets, lr, beta1=0.9):
-    """Adam for the weights of these networks, fused, but for mps, which has no such step."""
+    """Adam for the weights of these networks, fused, but for mps, which torch 2.4 has no such step
+    for."""
     weights = [p for net in nets for p in net.parameters()]
-    return torch.optim.Adam(weights, lr, (beta1, 0.999), fused=weights[0].device.type != "mps")
+    fused = True if weights[0].device.type != "mps" else None
+    return torch.optim.Adam(weights, lr, (beta1, 0.999), fused=fused)
 
 
 def decay(optimisers, lr, done, kind="cosine"):
@@ -974,7 +999,8 @@ def log_marginal(x, mu, logvar, log_likelihood, ks=(5000,), seed=0, prior=None, 
     here, because bfloat16 is some 0.1 nats off; log_likelihood may open one around its decoder.
     Returned float64, on the CPU."""
     device, dtype = mu.device, torch.promote_types(mu.dtype, torch.float32)
-    chunk = chunk or (10 if device.type == "cpu" else 2500)
+    if chunk is None:                                       # on a GPU up to two million pixels
+        chunk = 10 if device.type == "cpu" else max(10, min(2500, 2_000_000 // x[0].numel()))
     log_prior = prior.log_prob if prior else log_normal
     result, seeds = {k: [] for k in sorted(set(ks))}, torch.Generator().manual_seed(seed)
     autocast = (torch.autocast(device.type, enabled=False)
@@ -1093,6 +1119,8 @@ def inception_input(images):
     """uint8 (B, 1 or 3, H, W) -> float (B, 3, 299, 299) in [-1, 1], by way of 32 x 32, so that sets
     of all sizes are blurred alike. Grey is copied to three channels."""
     x = images.expand(-1, 3, -1, -1).float() / 255
+    if x.device.type == "mps" and min(x.shape[2:]) > 32:    # torch 2.4 has no antialiasing there
+        return inception_input(images.cpu()).to(x.device)
     for size in (32, 299):
         x = F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False,
                           antialias=min(x.shape[2:]) > size)
@@ -1389,7 +1417,7 @@ def draw_swaps(run, data, codes, dec):
         if split in codes:
             (mu, _, s), split = codes[split], data.splits()[split]
             pose = torch.stack([split.factors[f] for f in inner] or [split.y])
-            pose = pose.unique(dim=1, return_inverse=True)[1]
+            pose = pose.cpu().unique(dim=1, return_inverse=True)[1].to(split.y.device)
             columns, rows = pick(split.y, 8, seed), pick(pose, 8, seed + 1)
             run.figure(name, swap_grid(dec, split.images(columns), s[columns], split.images(rows),
                                        mu[rows]),

@@ -428,6 +428,44 @@ def test_a_truncated_mnist_file_is_named(data_dir, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("flag", ["--amp", "--compile"])
+def test_a_speedup_that_the_machine_has_not_is_refused_before_the_old_run_goes(
+    flag, tmp_path, capsys, monkeypatch
+):
+    def no_compiler(*_):
+        raise RuntimeError("InvalidCxxCompiler:\nno g++")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    monkeypatch.setattr(torch.amp, "is_autocast_available", lambda _: False)
+    folder = run_folder(tmp_path, trained(cyclevae, tmp_path))
+    before = snapshot(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        command_line(lambda: cyclevae.main(["--smoke", flag, "--overwrite", "--out", folder]))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and flag in error and error.count("\n") == 1
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 8 bytes"),
+        RuntimeError("a fault of the program"),
+    ],
+)
+def test_too_little_memory_is_a_sentence_and_another_fault_is_not_hidden(error, capsys):
+    def main():
+        raise error
+
+    hidden = "program" not in str(error)
+    with pytest.raises(SystemExit if hidden else RuntimeError) as stop:
+        command_line(main)
+    assert ("memory is too small" in capsys.readouterr().err) == hidden
+    assert not hidden or stop.value.code == 2
+
+
 def test_overwrite_replaces_the_run_only_once_the_data_are_there(tmp_path, capsys):
     folder = tmp_path / "old"
     run_folder(tmp_path, trained(cyclevae, tmp_path))

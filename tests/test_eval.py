@@ -243,7 +243,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypa
 def a_run(folder, **changed):
     """A Run with just the arguments that Run reads."""
     args = dict(data="folder:<b>", device="cpu", out=folder and str(folder), seed=0, epochs=1)
-    args |= dict.fromkeys(("resume", "eval_only", "overwrite", "smoke"), False)
+    args |= dict.fromkeys(("resume", "eval_only", "overwrite", "smoke", "amp", "compile"), False)
     args |= dict(command="python <i>", **changed)
     return evaluation.Run("cyclevae", SimpleNamespace(**args))
 
