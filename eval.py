@@ -1861,7 +1861,9 @@ def table(folder):
                 next((text for script, is_, text in PAPERS if script == run["script"]
                       and all(value(run, k) == v for k, v in is_.items())), "–"),
                 ", ".join(filled(run, *OURS[run["script"]])),
-                f"{run['epochs']} epochs, {run['seconds'] / 60:.0f} min, {run['device']}, "
+                f"{run['epochs']} epochs, "
+                + (f"{run['seconds'] / 60:.0f} min" if run["seconds"] >= 90
+                   else f"{run['seconds']:.0f} s") + f", {run['device']}, "
                 f"{run['threads']} thread{'s' * (run['threads'] > 1)}, "
                 + (f"{run['seeds']} seeds" if run.get("seeds", 1) > 1 else f"seed {run['seed']}")]))
             if run.get("factors"):

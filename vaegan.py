@@ -18,6 +18,7 @@ images. Dis_l is what the paper's code takes: the strided convolution that has 7
 at 28, 32 and 64, before its batch norm and activation (fc: the second layer).
 
   python vaegan.py              # Fashion-MNIST, fully connected, 8 minutes: distance 64, VAE's 92
+  python vaegan.py --arch conv  # the paper's kind of network, 72 minutes: distance 8, VAE's 78
   python vaegan.py --loss gan   # L_prior + L_GAN alone, which cannot reconstruct
   python vaegan.py --arch conv --data yaleb --width 64 --z-dim 128      # the authors' networks
 
@@ -25,10 +26,11 @@ Departures: Dec goes down -log Dis of its images, which teaches while Dis still 
 log(1 - Dis) does not. x~ and x_p together weigh as much as x (as in the authors' code); their
 released scripts show Dis x_p alone: --fakes samples. There gamma is 1e-6 to 1e-5 for a sum over
 12,288 or 16,384 features; ours has fewer. Adam with beta1 0.5 and a cosine for RMSProp, PyTorch's
-first weights, no weight decay; --width 64 gives the authors' networks, but with LeakyReLU in Dis,
-whose batch norm sees x, x~ and x_p together, and Dec's z and z_p together, where theirs are apart.
---gate is the authors' rule that holds Dis or Dec back. The VAE beside has Bernoulli pixels and
-beta1 0.9. With --arch conv reconstructions get good and samples do not: see README.
+first weights, no weight decay; --width 64 gives the authors' networks, but with LeakyReLU in Dis.
+Batch norm sees z and z_p apart in Dec, as theirs, and x apart from x~ and x_p in Dis, where theirs
+sees all together and Dis soon knows samples by that; with --arch conv Dis is to give x 0.9, not 1
+(--real-target). --gate is the authors' rule that holds Dis or Dec back. The VAE beside has
+Bernoulli pixels and beta1 0.9.
 """
 import argparse
 import copy
