@@ -280,7 +280,8 @@ class Run:
         self.tables, self.figures, self.sentences = [], [], []
         self.kept = {}                                      # tensors for the figures, by name
         self.device = find_device(args.device)
-        check_speedups(args, self.device)
+        if not args.eval_only:                              # which needs neither
+            check_speedups(args, self.device)
         if args.out is None:
             kind, _, path = args.data.partition(":")
             name = "-".join([script, kind, Path(path).name] if path else [script, kind])

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -15,7 +16,7 @@ import flowvae_gan
 import mathieu
 import vae
 import vaegan
-from eval import command_line
+from eval import Run, command_line
 
 
 def snapshot(folder):
@@ -444,6 +445,8 @@ def test_a_speedup_that_the_machine_has_not_is_refused_before_the_old_run_goes(
     error = capsys.readouterr().err
     assert stop.value.code == 2 and flag in error and error.count("\n") == 1
     assert snapshot(tmp_path) == before
+    args = SimpleNamespace(amp=True, compile=True, eval_only=True, device="cpu", out=None, data="x")
+    Run("cyclevae", args)  # measures saved weights all the same
 
 
 @pytest.mark.parametrize(
