@@ -648,7 +648,7 @@ BAD = {                                                   # what: command, prepa
     "data folder is a file": ("digits --data-dir {}/file", lambda root: (root / "file").touch(),
                               "is a file"),
     "image size": ("digits --image-size 4", None, "image size of 4"),
-    "seed": (f"digits --seed {2**63}", None, "seed .* is out of range"),
+    "seed too large": (f"digits --seed {2**63}", None, "seed .* is out of range"),
     "limit": ("digits --limit 0", None, "limit below 1"),
     "seed": ("sprites --seed -1", None, "seed below 0"),
     "flag": ("digits --limit many", None, "invalid int value: 'many'"),
