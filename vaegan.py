@@ -345,7 +345,8 @@ def main(argv=None):
     add("--real-target", type=number(float, above=0, high=1),
         help="what Dis is to give real images (default: 1; conv: 0.9)")
     add("--gate", action=argparse.BooleanOptionalAction, default=False, help="Dis rests where its "
-        "term of x or of fakes is below 0.33 nats, Dec where one is above 1.03 (default: no)")
+        "term of x or of fakes is below 0.33 nats, Dec where one is above 1.03; the authors' with "
+        "--real-target 1 (default: no)")
     add("--pixel-weight", type=number(float, low=0), default=0.0,
         help="of the squared error an image, for Enc and Dec (default: 0, the paper's)")
     args = parse(parser, argv, "vaegan", lambda flag: PRESETS[flag["arch"]], SMOKE)
