@@ -1,81 +1,116 @@
-"""Cycle-consistent VAE: Jha, Anand, Singh, Veeravasarapu, ECCV 2018, arxiv.org/abs/1804.10469
+"""Cycle-consistent VAE: Jha et al., ECCV 2018, https://arxiv.org/abs/1804.10469
 
-In go images with a class. Out come two codes: s (specified), meant for the class and nothing else,
-and z (unspecified), for the rest. All that training is told is which images share a class. Written
-to runs/cyclevae-<data>: swap grids, interpolations, t-SNE, probes, prediction networks, a report.
+Input: images with class labels. Output: two codes per image. s (specified) holds the class and
+nothing else, z (unspecified) holds everything else. Training only uses which images share a class.
 
-Forward cycle, x1 and x2 of one class, z_i ~ q(z|x_i), each rebuilt with the other's s:
-  L_forward = mean over i of recon_weight |x_i - Dec(z_i, s_j)|^2 + kl_weight KL(q(z|x_i)||N(0, I))
-Reverse cycle, one z ~ N(0, I) decoded with the s of two images of any class, s detached:
-  L_reverse = reverse_weight |mu(Dec(z, s_1)) - mu(Dec(z, s_2))|_1
-forward_cycle and reverse_cycle below. L_forward moves Enc and Dec; L_reverse has its own Adam, on
-Enc alone.
+Forward cycle (Eq. 3), x_1 and x_2 of one class, z_i ~ q(z|x_i), each decoded with the other's s:
+    L_forward = mean_i recon_weight |x_i - Dec(z_i, s_j)|^2 + kl_weight KL(q(z|x_i) || N(0, I))
+Reverse cycle (Eq. 4), one z ~ N(0, I) decoded with the s of two images of any class:
+    L_reverse = |mu(Dec(z, s_1)) - mu(Dec(z, s_2))|_1
+forward_cycle and reverse_cycle compute them. L_forward updates encoder and decoder, L_reverse
+updates the encoder only, with its own Adam.
 
-Weights: a term here is a sum over pixels or latents and a mean over images; squared error with
-weight 2 is a Gaussian's nats at variance 1/4. The authors' code divides (D = C H W, d_z latents):
-  2/(B D) sum |x - x'|^2 + 3/(B D) sum KL    times D:    2 |x - x'|^2 + 3 KL, an image
-  10/(B d_z) sum |mu_1 - mu_2|               times d_z:  10 |mu_1 - mu_2|_1, an image
-A factor on a loss with an Adam of its own cancels (up to its eps): 2 : 3 counts, the 10 is inert.
+Loss terms are sums over pixels or latents and means over images. The authors' code divides by the
+number of pixels D; multiplied by D its forward loss is 2 |x - x'|^2 + 3 KL. Their reverse loss has
+a weight of 10, which its own Adam cancels; here reverse_weight / 10 scales the steps of that Adam.
 
-  python cyclevae.py                 # 8 minutes on two cores: s names 99.7 %, sampled z 0.1 %
-  python cyclevae.py --data mnist    # 83 minutes on one: s 98.7 %, sampled z 16.3 %, Table 1
+    python cyclevae.py                  # sprites, 10 minutes on two cores: s 99.99 %, z 0.04 %
+    python cyclevae.py --data mnist     # Table 1, about 85 minutes on one core
+    python cyclevae.py --smoke          # everything once, in half a minute
 
-Departures: pairs are drawn anew all the time, never an image with itself (the authors' loader
-freezes those of its first pass, 313 steps, for all epochs); the step size falls as a cosine
-unless --decay step (MNIST, Fashion-MNIST) asks for theirs; a tenth of train, on MNIST 5,000, is
-validation and chooses the epoch; the reverse cycle draws its images uniformly; both directions of a
-pair share one pass (the same gradients, tests/bench.py); instance norm has no running statistics.
-Nets for 32, 60 and 64 pixels are ours: the authors released those for 28.
+Departures from the paper:
+- Pairs are drawn anew in each epoch; the authors' loader keeps the pairs of its first pass.
+- The step size follows a cosine, MNIST's the authors' schedule; reverse_weight is 2 on sprites.
+- The KL weight rises from 0 over the first 30 % of training; with the full weight from the start
+  most dimensions of z stay unused on sprites. MNIST has no warm-up.
+- A tenth of the training set is for validation and chooses the epoch.
+- The networks for 32 and 64 pixels are ours; the authors released those for 28.
 """
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data import DataError, batches, load as load_data, need_pairs, pairs
-from eval import (Run, accelerate, adam, classes_of, classifier, command_line, curves, decay,
-                  descend, draw_swaps, draw_tsne, encode, flags, grid, held_out, kl_divergence,
-                  load_nets, number, parse, percent, pick, predictor, probe_codes, tell_codes)
+from data import DataError, batches, load as load_data, need_pairs, pairs, pick
+from eval import (Run, classifier, common_flags, cosine, curves, decode, draw_codes, encode_splits,
+                  grid, load_networks, make_rng, number, parse, percent, predictor, probe_codes,
+                  run_command, set_lr)
 
-# What a flag is where it is not typed; MNIST as the authors set it. Small sets need many epochs.
-AS_RELEASED = dict(s_dim=16, z_dim=16, lr=1e-4, epochs=100, leak=0.0, decay="step")
-PRESETS = {"mnist": AS_RELEASED, "fashion": AS_RELEASED,
-           "digits": dict(s_dim=16, z_dim=16, epochs=100), "faces": dict(epochs=500),
-           "yaleb": dict(epochs=100), "sprites2015": dict(kl_weight=0.6, epochs=35)}
-SMOKE = dict(data="sprites", limit=640, epochs=2)
+AUTHORS = dict(s_dim=16, z_dim=16, lr=1e-4, epochs=100, kl_warmup=0.0, schedule="step")
+PRESETS = {"sprites": dict(reverse_weight=2.0), "mnist": AUTHORS, "fashion": AUTHORS,
+           "digits": dict(s_dim=16, z_dim=16, epochs=100), "yaleb": dict(epochs=100),
+           "faces": dict(epochs=500), "sprites2015": dict(kl_weight=0.6, epochs=35, kl_warmup=0.0)}
+SMOKE = dict(data="sprites", limit=640, epochs=14, batch_size=16, lr=3e-3, kl_weight=0.05)
 
-# Networks: the authors' for 28 pixels; the others have one more layer or another padding
-
-# pixels: (padding of the 5x5 convolutions, of each 4x4 transposed one, side of the smallest map)
-LAYERS = {28: (1, (0, 0, 1), 2), 32: (2, (1, 1, 1), 4),
-          60: (1, (0, 0, 0, 1), 2), 64: (2, (1, 1, 1, 1), 4)}
+# %% Networks
 
 
 def instance_norm(channels):
-    """Instance norm, no weights, no running statistics: group norm with a channel a group."""
+    """Instance norm without weights or running statistics: group norm, one channel per group."""
     return nn.GroupNorm(channels, channels, affine=False)
 
 
 def authors_init(module):
-    """Deviation 0.05, zero biases; as released, transposed convolutions keep PyTorch's own."""
+    """Weights ~ N(0, 0.05^2) and zero biases, except in transposed convolutions, as released."""
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         nn.init.normal_(module.weight, std=0.05)
         nn.init.zeros_(module.bias)
 
 
-class Encoder(nn.Module):
-    """x (B, C, H, W) -> mu (B, Z), logvar (B, Z) of q(z|x), always log sigma^2, and s (B, S)."""
+class Encoder28(nn.Module):
+    """The authors' encoder: x (B, C, 28, 28) -> mu (B, Z), logvar (B, Z), s (B, S)."""
 
-    def __init__(self, shape, z_dim, s_dim):
+    def __init__(self, channels, z_dim, s_dim):
         super().__init__()
-        padding, up, side = LAYERS[shape[1]]
-        widths = [shape[0], *(16 * 2**i for i in range(len(up)))]
-        layers, relu = [], nn.ReLU(inplace=True)
-        for before, after in zip(widths, widths[1:]):       # side 28, 13, 6, 2 or 32, 16, 8, 4
-            layers += [nn.Conv2d(before, after, 5, 2, padding), instance_norm(after), relu]
-        self.trunk = nn.Sequential(*layers, nn.Flatten())   # (B, 64 side^2), 128 from 60 pixels on
-        flat = widths[-1] * side**2
-        self.mu, self.logvar = nn.Linear(flat, z_dim), nn.Linear(flat, z_dim)
-        self.s = nn.Linear(flat, s_dim)
+        self.trunk = nn.Sequential(
+            nn.Conv2d(channels, 16, 5, 2, 1), instance_norm(16), nn.ReLU(True),  # (B, 16, 13, 13)
+            nn.Conv2d(16, 32, 5, 2, 1), instance_norm(32), nn.ReLU(True),        # (B, 32, 6, 6)
+            nn.Conv2d(32, 64, 5, 2, 1), instance_norm(64), nn.ReLU(True),        # (B, 64, 2, 2)
+            nn.Flatten())                                                        # (B, 256)
+        self.mu = nn.Linear(256, z_dim)
+        self.logvar = nn.Linear(256, z_dim)
+        self.s = nn.Linear(256, s_dim)
+        self.apply(authors_init)
+
+    def forward(self, x):
+        h = self.trunk(x)
+        return self.mu(h), self.logvar(h), self.s(h)
+
+
+class Decoder28(nn.Module):
+    """The authors' decoder: z (B, Z), s (B, S) -> images (B, C, 28, 28) in [0, 1]. Their released
+    weights were trained with ReLU, their released code has LeakyReLU."""
+
+    def __init__(self, channels, z_dim, s_dim):
+        super().__init__()
+        self.z = nn.Sequential(nn.Linear(z_dim, 256), nn.ReLU())
+        self.s = nn.Sequential(nn.Linear(s_dim, 256), nn.ReLU())
+        self.up = nn.Sequential(
+            nn.Unflatten(1, (128, 2, 2)),
+            nn.ConvTranspose2d(128, 32, 4, 2), instance_norm(32), nn.ReLU(True),  # (B, 32, 6, 6)
+            nn.ConvTranspose2d(32, 16, 4, 2), instance_norm(16), nn.ReLU(True),   # (B, 16, 14, 14)
+            nn.ConvTranspose2d(16, channels, 4, 2, 1), nn.Sigmoid())              # (B, C, 28, 28)
+        self.apply(authors_init)
+
+    def forward(self, z, s):
+        return self.up(torch.cat([self.z(z), self.s(s)], 1))
+
+
+class Encoder(nn.Module):
+    """Our encoder for 32 and 64 pixels: x (B, C, H, H) -> mu (B, Z), logvar (B, Z), s (B, S)."""
+
+    def __init__(self, channels, size, z_dim, s_dim):
+        super().__init__()
+        layers = [nn.Conv2d(channels, 32, 4, 2, 1), instance_norm(32), nn.ReLU(True)]
+        maps = 32                                           # (B, 32, 16, 16)
+        size = size // 2
+        while size > 4:                                     # (B, 64, 8, 8), (B, 128, 4, 4)
+            layers += [nn.Conv2d(maps, 2 * maps, 3, 2, 1), instance_norm(2 * maps), nn.ReLU(True)]
+            maps = 2 * maps
+            size = size // 2
+        self.trunk = nn.Sequential(*layers, nn.Flatten())   # (B, 2048)
+        self.mu = nn.Linear(maps * 16, z_dim)
+        self.logvar = nn.Linear(maps * 16, z_dim)
+        self.s = nn.Linear(maps * 16, s_dim)
         self.apply(authors_init)
 
     def forward(self, x):
@@ -84,206 +119,298 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """z (B, Z), s (B, S) -> images (B, C, H, W) in [0, 1]."""
+    """Our decoder for 32 and 64 pixels: z (B, Z), s (B, S) -> images (B, C, H, H) in [0, 1].
 
-    def __init__(self, shape, z_dim, s_dim, leak=0.2):
+    Which colour s gives to a pixel depends on z, so both pass a hidden layer together."""
+
+    def __init__(self, channels, size, z_dim, s_dim):
         super().__init__()
-        _, up, side = LAYERS[shape[1]]
-        half = 16 * 2 ** (len(up) - 1)                      # so many maps from z, as many from s
-        leaky = nn.LeakyReLU(leak, inplace=True)
-        self.z = nn.Sequential(nn.Linear(z_dim, half * side**2), leaky)
-        self.s = nn.Sequential(nn.Linear(s_dim, half * side**2), leaky)
-        widths = [2 * half, *(half // 2**i for i in range(1, len(up))), shape[0]]
-        layers = [nn.Unflatten(1, (2 * half, side, side))]
-        for before, after, padding in zip(widths, widths[1:], up):  # side 2, 6, 14, 28 or 4, 8, ..
-            layers += [nn.ConvTranspose2d(before, after, 4, 2, padding), instance_norm(after),
-                       leaky]
-        self.up = nn.Sequential(*layers[:-2], nn.Sigmoid())  # no norm behind the last
+        maps = 4 * size                                     # 128 for 32 pixels
+        self.hidden = nn.Sequential(nn.Linear(z_dim + s_dim, 512), nn.LeakyReLU(0.2),
+                                    nn.Linear(512, maps * 16))
+        self.direct = nn.Linear(z_dim + s_dim, maps * 16)
+        layers = [nn.LeakyReLU(0.2), nn.Unflatten(1, (maps, 4, 4)),                # (B, 128, 4, 4)
+                  nn.ConvTranspose2d(maps, maps // 2, 4, 2, 1), instance_norm(maps // 2)]
+        while maps > 64:                                    # (B, 64, 8, 8), (B, 32, 16, 16)
+            maps = maps // 2
+            layers += [nn.LeakyReLU(0.2), nn.ConvTranspose2d(maps, maps // 2, 4, 2, 1)]
+        layers += [nn.LeakyReLU(0.2), nn.Conv2d(32, 4 * channels, 3, 1, 1), nn.PixelShuffle(2)]
+        self.up = nn.Sequential(*layers, nn.Sigmoid())                             # (B, C, 32, 32)
         self.apply(authors_init)
 
     def forward(self, z, s):
-        return self.up(torch.cat([self.z(z), self.s(s)], 1))
+        codes = torch.cat([z, s], 1)
+        return self.up(self.hidden(codes) + self.direct(codes))
 
 
 def build(shape, args):
-    """{"enc": Encoder, "dec": Decoder} for images of `shape` (C, H, W), or DataError."""
-    if shape[1] not in LAYERS:
-        raise DataError(f"cyclevae.py has networks for {', '.join(map(str, LAYERS))} pixels, not "
-                        f"{shape[1]}; choose one with --image-size.")
-    with torch.random.fork_rng(devices=[]):
+    """{"enc", "dec"} for images of `shape` (C, H, W). Raises DataError for other sizes."""
+    channels, size, _ = shape
+    if size not in (28, 32, 64):
+        raise DataError(f"cyclevae.py has networks for 28, 32 and 64 pixels, not for {size}; "
+                        "choose one with --image-size.")
+    with torch.random.fork_rng(devices=[]):                 # leaves a notebook's generator alone
         torch.manual_seed(args["seed"])
-        return {"enc": Encoder(shape, args["z_dim"], args["s_dim"]),
-                "dec": Decoder(shape, args["z_dim"], args["s_dim"], args["leak"])}
+        if size == 28:
+            enc = Encoder28(channels, args["z_dim"], args["s_dim"])
+            dec = Decoder28(channels, args["z_dim"], args["s_dim"])
+        else:
+            enc = Encoder(channels, size, args["z_dim"], args["s_dim"])
+            dec = Decoder(channels, size, args["z_dim"], args["s_dim"])
+    return {"enc": enc, "dec": dec}
 
 
 def load(path, device="cpu"):
     """The trained {"enc": Encoder, "dec": Decoder} of a checkpoint such as RUN/best.pt."""
-    return load_nets(path, "cyclevae", build, device)
+    return load_networks(path, "cyclevae", build, device)
 
 
-# Objective
+# %% Objective
+
+
+def kl_divergence(mu, logvar):
+    """KL(N(mu, sigma^2) || N(0, I)) in nats, (B,) of mu and logvar (B, Z)."""
+    return 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(1)
+
+
+def squared_error(recon, x):
+    """Squared error of images (B, C, H, W), summed over pixels, the mean over images."""
+    return F.mse_loss(recon, x, reduction="sum") / len(x)
 
 
 def forward_cycle(enc, dec, x, noise):
-    """Rebuilds each image from its own z and its partner's s.
+    """Rebuilds each image from its own z and its partner's s (section 3.2).
 
-    x (2B, C, H, W): B images, then for each a partner of its class; noise (2B, Z) from N(0, I).
-    Returns two means over the 2B images: squared error an image, KL in nats an image."""
+    x (2B, C, H, W): B images, then for each of them a partner of the same class; noise (2B, Z) from
+    N(0, I). Returns squared error and KL in nats, means over the 2B images."""
     mu, logvar, s = enc(x)                                  # (2B, Z), (2B, Z), (2B, S)
-    mu, logvar = mu.to(x.dtype), logvar.to(x.dtype)         # of --amp's bfloat16
+    mu = mu.to(x.dtype)                                     # from bfloat16 with --amp
+    logvar = logvar.to(x.dtype)
     z = mu + (0.5 * logvar).exp() * noise
-    out = dec(z, s.roll(len(x) // 2, 0))                    # half a turn: everyone the partner's s
-    recon = F.mse_loss(out.to(x.dtype), x, reduction="sum") / len(x)
-    return recon, kl_divergence(mu, logvar).sum(1).mean()
+    partner_s = s.roll(len(x) // 2, 0)                      # half a turn: the partner's
+    recon = dec(z, partner_s)
+    return squared_error(recon.to(x.dtype), x), kl_divergence(mu, logvar).mean()
 
 
 def reverse_cycle(enc, dec, x, z):
-    """One z with the s of two images must come back as one z: |mu_1 - mu_2|, summed over latents.
+    """L1 distance of the means of two images that are decoded from one z (section 3.3).
 
-    x (2B, C, H, W): B images, then B others of any class; z (B, Z) from N(0, I). Only Enc is
-    stepped, and s is detached, so that nothing before the second encoding needs a gradient. The
-    means are compared with each other, not with z: a constant mu would do, and only L_forward
-    stands against that."""
+    x (2B, C, H, W): B images and B others, of any class; z (B, Z) from N(0, I). The decoded images
+    carry no gradient, since only the encoder is updated and s is detached. The means are compared
+    with each other and not with z, so a constant mean would do: L_forward rules it out."""
     with torch.no_grad():
-        out = dec(torch.cat([z, z]), enc.s(enc.trunk(x)))
-    mu1, mu2 = enc.mu(enc.trunk(out)).to(z.dtype).chunk(2)
+        _, _, s = enc(x)
+        images = dec(torch.cat([z, z]), s)
+    mu, _, _ = enc(images)
+    mu1, mu2 = mu.to(z.dtype).chunk(2)
     return (mu1 - mu2).abs().sum(1).mean()
 
 
-# Training
+# %% Training
 
 
-def step(enc, dec, opt, opt_reverse, x, noise, x_reverse, z, weights, autocast,
-         forward=forward_cycle, reverse=reverse_cycle):
-    """Both cycles once, on what the two functions above take; weights of squared error, KL and
-    reverse cycle. Returns the three terms unweighted, still on the device."""
-    with autocast():
-        recon, kl = forward(enc, dec, x, noise)
-    descend([weights[0] * recon + weights[1] * kl], [opt])
-    with autocast():
-        cycle = reverse(enc, dec, x_reverse, z)             # with the encoder as it is by now
-    descend([weights[2] * cycle], [opt_reverse])
-    return torch.stack([recon, kl, cycle]).detach()
+@torch.no_grad()
+def validation_loss(enc, dec, split, pool, seed):
+    """Squared error and KL of a split's images, decoded with a sampled z and the s of an image of
+    the same class from the split `pool`, never the image itself; means over the split."""
+    rng = make_rng(seed, "validation", split.device)
+    total = torch.zeros(2, device=split.device)
+    for idx in torch.arange(len(split), device=split.device).split(500):
+        x = split.images(idx)
+        partners = pool.images(pairs(split, idx, rng, pool))
+        mu, logvar, _ = enc(x)
+        _, _, s = enc(partners)
+        z = mu + (0.5 * logvar).exp() * torch.randn(mu.shape, generator=rng, device=mu.device)
+        recon = squared_error(dec(z, s), x)
+        kl = kl_divergence(mu, logvar).mean()
+        total += torch.stack([recon, kl]) * len(idx) / len(split)
+    return total.tolist()
 
 
 def train(run, data):
-    """Trains Enc and Dec; best.pt is the epoch with the lowest L_forward on validation pairs."""
-    args, device, split = run.args, run.device, data.train
-    nets = {name: net.to(device) for name, net in build(run.shape, vars(args)).items()}
-    enc, dec = nets.values()
-    parts = {"opt": adam(enc, dec, lr=args.lr), "opt_reverse": adam(enc, lr=args.lr),
-             "rng": torch.Generator(device).manual_seed(args.seed)}
-    opt, opt_reverse, rng = parts.values()
-    weights = args.recon_weight, args.kl_weight, args.reverse_weight
-    fast = accelerate(args, device, forward_cycle, reverse_cycle)
-    batch = min(args.batch_size, len(split))
-    steps = len(split) // batch
-    for epoch in range(run.resume(nets, **parts), args.epochs):
-        terms = []
-        for i, index in enumerate(batches(split, batch, rng)):
-            decay([opt, opt_reverse], args.lr, (epoch + i / steps) / args.epochs, args.decay)
-            x = split.images(torch.cat([index, pairs(split, index, rng)]))
-            noise = torch.randn(2 * batch, args.z_dim, generator=rng, device=device)
-            index = torch.randint(len(split), (2 * batch,), generator=rng, device=device)
-            z = torch.randn(batch, args.z_dim, generator=rng, device=device)
-            terms.append(step(enc, dec, opt, opt_reverse, x, noise, split.images(index), z, weights,
-                              *fast))
-            run.progress(epoch, i + 1, steps)
-        means = run.means(("recon", "kl", "reverse"), terms)
-        val_recon, val_kl = held_out(forward_cycle, enc, dec, data.val, args.seed)
-        val = args.recon_weight * val_recon + args.kl_weight * val_kl
-        run.log(steps * batch, **means, val_recon=val_recon, val_kl=val_kl, val=val)
-        run.save(val, nets, **parts)
+    """Trains encoder and decoder. best.pt is the epoch with the lowest L_forward on validation."""
+    args = run.args
+    device = run.device
+    nets = build(run.shape, vars(args))
+    enc = nets["enc"].to(device)
+    dec = nets["dec"].to(device)
+    if args.compile:
+        enc.compile()
+        dec.compile()
+    fused = device.type != "mps"                            # one kernel for all weights
+    opt = torch.optim.Adam([*enc.parameters(), *dec.parameters()], lr=args.lr, fused=fused)
+    opt_reverse = torch.optim.Adam(enc.parameters(), lr=args.lr, fused=fused)
+    rng = make_rng(args.seed, "training", device)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp, cache_enabled=False)
+    batch_size = min(args.batch_size, len(data.train))
+    steps_per_epoch = len(data.train) // batch_size
+
+    start = run.resume(enc=enc, dec=dec, opt=opt, opt_reverse=opt_reverse, rng=rng)
+    for epoch in range(start, args.epochs):
+        for step, idx in enumerate(batches(data.train, batch_size, rng)):
+            progress = (epoch + step / steps_per_epoch) / args.epochs
+            lr = args.lr * cosine(progress)
+            if args.schedule == "step":                     # the authors': a tenth after 80 %
+                lr = args.lr if progress < 0.8 else 0.1 * args.lr
+            set_lr(opt, lr)
+            set_lr(opt_reverse, lr * args.reverse_weight / 10)
+            kl_weight = args.kl_weight
+            if progress < args.kl_warmup:
+                kl_weight = args.kl_weight * progress / args.kl_warmup
+
+            # Forward cycle: rebuild each image from its own z and the s of another of its class.
+            partners = pairs(data.train, idx, rng)
+            x = data.train.images(torch.cat([idx, partners]))                   # (2B, C, H, W)
+            noise = torch.randn(len(x), args.z_dim, generator=rng, device=device)
+            with autocast:
+                recon, kl = forward_cycle(enc, dec, x, noise)
+            loss = args.recon_weight * recon + kl_weight * kl
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            run.track(recon=recon, kl=kl)
+
+            # Reverse cycle: one z decoded with two s must be encoded to one z. Updates Enc only.
+            if args.reverse_weight > 0:
+                idx = torch.randint(len(data.train), (len(x),), generator=rng, device=device)
+                z = torch.randn(len(x) // 2, args.z_dim, generator=rng, device=device)
+                with autocast:
+                    reverse = reverse_cycle(enc, dec, data.train.images(idx), z)
+                opt_reverse.zero_grad()
+                reverse.backward()
+                opt_reverse.step()
+                run.track(reverse=reverse)
+
+        val_recon, val_kl = validation_loss(enc, dec, data.val, data.train, args.seed)
+        score = args.recon_weight * val_recon + args.kl_weight * val_kl
+        run.end_epoch(score=score, val_recon=val_recon, val_kl=val_kl, val=score)
 
 
-# Evaluation
+# %% Evaluation
+
+
+def prediction_networks(run, data, codes, dec, net, results, steps):
+    """Predicts z from s and s from z, decodes the predictions, and marks the images whose class
+    the classifier does not recognize any more."""
+    test = data.test
+    train_code = codes["train"]
+    code = codes["test"]
+    seed = run.args.seed
+    z_r2, z_predicted = predictor((train_code.s, train_code.mu), (code.s, code.mu), seed, steps)
+    s_r2, s_predicted = predictor((train_code.mu, train_code.s), (code.mu, code.s), seed, steps)
+    idx = torch.arange(len(test), device=run.device)
+    swapped_s = code.s[pairs(test, idx, make_rng(seed, "swapped", run.device))]
+    recognized = {}
+    images = {}
+    for name, z, s in (("decoded", code.mu, code.s), ("swapped", code.mu, swapped_s),
+                       ("s_to_z", z_predicted, code.s), ("z_to_s", code.mu, s_predicted)):
+        images[name] = decode(dec, z, s)
+        recognized[name] = net.predict(images[name]) == test.y
+        results[f"{name}_class_acc"] = recognized[name].float().mean().item()
+    results["s_to_z_r2"] = z_r2
+    results["z_to_s_r2"] = s_r2
+    chosen = pick(test.y, 10, seed + 3)
+    rows = torch.stack([test.images(chosen), images["decoded"][chosen], images["z_to_s"][chosen],
+                        images["s_to_z"][chosen]])
+    red = torch.zeros(4, len(chosen), dtype=torch.bool)
+    for row, name in ((2, "z_to_s"), (3, "s_to_z")):
+        red[row] = (recognized["decoded"] & ~recognized[name])[chosen].cpu()
+    names = ["original", "reconstruction", "s predicted from z", "z predicted from s"]
+    run.figure("prediction_networks", grid(rows, names, red=red), "Red: the classifier recognizes "
+               "the class of the reconstruction, but not of this image. Expect red if s is "
+               "predicted from z, which should not hold the class.")
+    run.table("Prediction networks", ("decoded from", "R2 on test", "class recognized"), [
+        ("z and s", None, percent(results["decoded_class_acc"])),
+        ("z and the s of another image of the class", None, percent(results["swapped_class_acc"])),
+        ("z predicted from s, and s", z_r2, percent(results["s_to_z_class_acc"])),
+        ("z, and s predicted from z", s_r2, percent(results["z_to_s_class_acc"])),
+        ("real test images", None, percent(results["real_class_acc"]))],
+        "R2 of the mean is 0. Classes are recognized by a LeNet trained on real images.")
+    run.note(f"The class is recognized in {percent(results['decoded_class_acc'])} of the "
+             f"reconstructions, in {percent(results['swapped_class_acc'])} with the s of another "
+             f"image of the class, and in {percent(results['real_class_acc'])} of real images.")
+    if z_r2 is not None:
+        verdict = "leaks into s" if z_r2 > 0.1 else "does not leak into s"
+        run.note(f"s predicts z with R2 {z_r2:.2f} (threshold 0.1): what z holds {verdict}.")
+    leak = results["z_to_s_class_acc"] > 2 * results["chance"] + 0.01
+    verdict = "part of the class leaks into the mean of z" if leak else "the class does not leak"
+    run.note(f"With s predicted from z the class is recognized in "
+             f"{percent(results['z_to_s_class_acc'])} (chance {percent(results['chance'])}): "
+             f"{verdict}.")
 
 
 @torch.no_grad()
 def evaluate(run, data, nets):
-    """The figures, then the probes and prediction networks, from best.pt; fills the report."""
-    args, (enc, dec), seed, test = run.args, nets.values(), run.args.seed, data.test
-    steps, points, shows = (200, 300, 5000) if args.smoke else (2000, 2000, 150_000)
-    with run.doing("codes"):
-        codes = {name: encode(enc, split) for name, split in data.splits().items()}
-        (mu, _, s), (mu_test, _, s_test) = codes["train"], codes["test"]
-    with run.doing("figures"):
-        run.figure("curves", curves(run.history, {
-            "squared error an image": ["recon", "val_recon"], "KL, nats an image": ["kl", "val_kl"],
-            "reverse cycle, L1 of the means": ["reverse"]}),
-            "Train and validation should stay together. A KL near zero means that z is dead, and "
-            "then a small reverse term means nothing.")
-        draw_swaps(run, data, codes, dec)
-    with run.doing("t-SNE"):
-        draw_tsne(run, data, codes["test"], points)
-    with run.doing("probes"):
-        results = {"test_recon": held_out(forward_cycle, enc, dec, test, seed)[0],
-                   **probe_codes(data, codes, seed, steps)}
-    with run.doing("prediction networks"):
-        results["s_to_z_r2"], z_guess = predictor((s, mu), (s_test, mu_test), seed, steps)
-        results["z_to_s_r2"], s_guess = predictor((mu, s), (mu_test, s_test), seed, steps)
-    with run.doing("classifier"):
-        judge, results["real_class_acc"] = classifier(data, args.data_dir, shows)
-        ten = pick(test.y, 10, seed + 3)
-        rows, wrong = [test.images(ten)], [torch.zeros(len(ten), dtype=torch.bool)]
-        for key, z, code in (("decoded", mu_test, s_test), ("z_to_s", mu_test, s_guess),
-                             ("s_to_z", z_guess, s_test)):
-            parts = zip(z.split(500), code.split(500))
-            right = torch.cat([classes_of(judge, dec(*part)) for part in parts]) == test.y
-            results[f"{key}_class_acc"] = right.float().mean().item()
-            rows.append(dec(z[ten], code[ten]))
-            wrong.append(~right[ten].cpu())
-        run.figure("prediction_networks", grid(
-            torch.stack(rows), ["original", "decoded", "s predicted from z", "z predicted from s"],
-            red=torch.stack(wrong)),
-            "Red: a classifier of real images sees another class than the original's. Expect red "
-            "where s was predicted from z, which should not know the class, and as much of it in "
-            "the last row as in the plain reconstructions of the second.")
-    tell_codes(run, data, results)
-    run.table("Prediction networks", ("", "R2 on test", "class recognised after decoding"), [
-        ("z from s", results["s_to_z_r2"], percent(results["s_to_z_class_acc"])),
-        ("s from z", results["z_to_s_r2"], percent(results["z_to_s_class_acc"])),
-        ("nothing predicted", "", percent(results["decoded_class_acc"])),
-        ("real test images", "", percent(results["real_class_acc"]))],
-        "R2 of the constant predictor is 0. The classes are what a LeNet, trained on real train "
-        "images, sees.")
-    run.say("s explains {s_to_z_r2:%} of the variance of z.", results)
-    run.say("z explains {z_to_s_r2:%} of the variance of s.", results)
-    run.say("Of the decoded images {decoded_class_acc:%} are recognised, of those with s predicted "
-            "from z {z_to_s_class_acc:%}, with z predicted from s {s_to_z_class_acc:%}, of real "
-            "ones {real_class_acc:%}.", results)
+    """Figures, probes and prediction networks of the best epoch; writes the report."""
+    args = run.args
+    enc = nets["enc"]
+    dec = nets["dec"]
+    steps, points, shows = (100, 150, 10_000) if args.smoke else (1500, 2000, 100_000)
+    run.figure("curves", curves(run.history, {
+        "squared error per image": {"train": "recon", "validation": "val_recon"},
+        "KL, nats per image": {"train": "kl", "validation": "val_kl"},
+        "reverse cycle, L1 distance": {"train": "reverse"}}),
+        "Train and validation should stay together. A KL near zero means that z is unused, and "
+        "then a small reverse term means nothing.")
+    run.stage("codes")
+    codes = encode_splits(enc, data)
+    test_recon, test_kl = validation_loss(enc, dec, data.test, data.train or data.test, args.seed)
+    results = {"test_recon": test_recon, "test_kl": test_kl, "summary": None, "paper": None}
+    run.table("Objective on test images", ("", "value"), [
+        ("squared error per image (s of another image, sampled z)", test_recon),
+        ("KL, nats per image", test_kl)])
+    net = None
+    if data.train is not None:
+        run.stage("probes")
+        results.update(probe_codes(run, data, codes, steps))
+        run.stage("classifier")
+        net, results["real_class_acc"] = classifier(data, args.data_dir, shows)
+    run.stage("swap grids, interpolations, t-SNE")
+    draw_codes(run, data, codes, dec, net, points)
+    if data.train is not None:
+        run.stage("prediction networks")
+        prediction_networks(run, data, codes, dec, net, results, steps)
+        results["summary"] = {
+            "s in %": 100 * results["s_test_acc"], "sampled z in %": 100 * results["z_test_acc"],
+            "mean of z in %": 100 * results["z_mean_test_acc"],
+            "chance in %": 100 * results["chance"], "KL in nats": test_kl,
+            "active dimensions": results["active_dims"],
+            "squared error": test_recon, "recognized in %": 100 * results["decoded_class_acc"],
+            "swapped in %": 100 * results["swapped_class_acc"]}
+    if args.data == "mnist" and args.s_dim == 16:
+        results["paper"] = "s 98.35 %, z 17.56 % (Table 1)"
     run.finish(f"Cycle-consistent VAE on {args.data}", results)
 
 
+# %% Command line
+
+
 def main(argv=None):
-    parser, groups = flags(__doc__, data="sprites", epochs=6, batch_size=64, lr=1e-3)
-    add = groups["model"].add_argument
-    for name in ("s", "z"):
-        add(f"--{name}-dim", type=number(int, low=1, high=4096), default=64,
-            help=f"numbers in {name} (default: 64; digits and clothes: 16)")
-    add("--leak", type=number(float, low=0, high=1), default=0.2, help="slope of Dec's LeakyReLU "
-        "below 0 (default: 0.2, as in the released code; mnist: 0, as in the released weights)")
-    add = groups["objective"].add_argument
+    parser = common_flags("cyclevae", __doc__, epochs=6, batch_size=64, lr=1e-3, data="sprites",
+                          presets=PRESETS)
+    add = parser.add_argument
+    add("--s-dim", type=number(int, low=1, high=4096), default=64, help="size of s")
+    add("--z-dim", type=number(int, low=1, high=4096), default=64, help="size of z")
     add("--recon-weight", type=number(float, above=0), default=2.0,
-        help="(default: 2, the paper's)")
-    add("--kl-weight", type=number(float, low=0), default=3.0,
-        help="(default: 3, the paper's for MNIST and right for our sprites; sprites2015: 0.6)")
+        help="weight of the squared error")
+    add("--kl-weight", type=number(float, low=0), default=3.0, help="weight of the KL")
+    add("--kl-warmup", type=number(float, low=0, high=1), default=0.3,
+        help="share of training in which the KL weight rises from 0")
     add("--reverse-weight", type=number(float, low=0), default=10.0,
-        help="(default: 10, the paper's) inert: the reverse cycle's own Adam divides it out, and "
-             "only 0 differs, which switches that cycle off")
-    groups["optimisation"].add_argument("--decay", choices=("cosine", "step"), default="cosine",
-        help="of the step size; step: tenfold after 80 %% of the epochs, as the authors' "
-             "(default: cosine; mnist, fashion: step)")
-    args = parse(parser, argv, "cyclevae", PRESETS, SMOKE)
-    run = Run("cyclevae", args)
+        help="of the reverse cycle, which takes steps of lr * weight / 10; 0 leaves it out")
+    add("--schedule", choices=("cosine", "step"), default="cosine",
+        help="of the step size; step: a tenth of it after 80 %% of the epochs")
+    args = parse(parser, argv, PRESETS, SMOKE)
+    if args.weights:
+        load(args.weights)                                  # refuses them before a folder exists
     data = load_data(args.data, args.data_dir, args.image_size, args.limit, args.seed)
-    build(data.train.x.shape[1:], vars(args))               # refuses a size before a folder is made
+    build(data.shape, vars(args))                           # refuses a size, likewise
     need_pairs(data.train, data.classes)
-    data = run.begin(data)
-    if not args.eval_only:
-        train(run, data)
-    evaluate(run, data, run.best_nets(load))
+    run = Run("cyclevae", args, data)
+    if not args.weights:
+        train(run, run.data)
+    evaluate(run, run.data, load(run.best, run.device))
 
 
 if __name__ == "__main__":
-    command_line(main)
+    run_command(main)

@@ -17,7 +17,7 @@ The features G_f and the label head G_y descend E, the domain head G_d ascends i
                       (5.2.2)
   lambda_p            2 / (1 + exp(-10 p)) - 1 (5.2.2); with --ramp 0.25 p runs through in the first
                       quarter, as it does in the first fifth of the authors' released Office run
-  proxy_a_distance    2 (1 - 2 epsilon), epsilon the error of telling domains apart (3), in eval.py
+  proxy_a_distance    2 (1 - 2 epsilon), epsilon the error of telling domains apart (3)
 
   python dann.py --seeds 10                     # moons, 20 s: NN 82 %, DANN 93 % of the target
   python dann.py --seeds 10 --decay linear      # the same, settled: 94 %
@@ -37,6 +37,7 @@ as in the programs that report 84 to 91 %.
 import copy
 import itertools
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +45,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data import DataError, Dataset, Split, batches, load as load_data, moons
-from eval import (Run, accelerate, checkpoint, classes_of, command_line, curves, draw_domains,
-                  draw_moons, flags, grid, number, over_seeds, parse, pick, proxy_a_distance,
-                  restore, tell_dann, tell_moons)
+from data import DataError, Dataset, Split, batches, load as load_data, moons, pick
+from eval import (SideBySideRun as Run, accelerate, checkpoint, classes_of, columns, filled, flags,
+                  grid, number, parse, percent, restore, run_command, scatter, spread,
+                  tsne_points)
 
 MODELS = {"source_only": "source only", "dann": "DANN", "target_only": "train on target",
           "average": "DANN, averaged weights"}
@@ -63,7 +64,7 @@ def presets(args):
         arch="svhn" if "svhn" in sets else "mnist")
 
 
-# Networks
+# %% Networks
 
 
 class Shallow(nn.Module):
@@ -131,17 +132,22 @@ def load(path, device="cpu", every=False):
     every one. Raises DataError where it is no checkpoint of this script."""
     content = checkpoint(path, "dann")
     args, saved = content["args"], content["nets"]
-    if args["task"] == "moons":
-        device = "cpu"                                      # float64, which mps has not
-        nets = {name: Shallow(args["hidden"], *[args["seeds"]] * every) for name in ("nn", "dann")}
-        saved = {k: {name: v if every else v[0] for name, v in s.items()} for k, s in saved.items()}
-    else:
-        nets = {key: Net(args["arch"], content["shape"][1], content["n_classes"])
-                for keys in named(args).values() for key in (keys if every else keys[:1])}
+    try:
+        if args["task"] == "moons":
+            device = "cpu"                                  # float64, which mps has not
+            nets = {name: Shallow(args["hidden"], *[args["seeds"]] * every)
+                    for name in ("nn", "dann")}
+            saved = {k: {name: v if every else v[0] for name, v in s.items()}
+                     for k, s in saved.items()}
+        else:
+            nets = {key: Net(args["arch"], content["shape"][1], content["n_classes"])
+                    for keys in named(args).values() for key in (keys if every else keys[:1])}
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+        raise DataError(f"{path} is damaged: its weights do not fit its arguments.") from None
     return {k: restore(net, saved.get(k), path).to(device).eval() for k, net in nets.items()}
 
 
-# Objective
+# %% Objective
 
 
 def algorithm_1(net, source, target, draws, lam, mu, adversarial=True):
@@ -219,7 +225,7 @@ def lambda_p(p):
     return 2 / (1 + math.exp(-10 * p)) - 1
 
 
-# Training
+# %% Training
 
 
 @np.errstate(over="ignore", invalid="ignore")               # Run.check puts it into a sentence
@@ -337,7 +343,168 @@ def accuracy(net, split, domain):
     return (classes_of(lambda x: net(x, domain), split.x) == split.y).float().mean().item()
 
 
-# Evaluation
+# %% Evaluation
+
+
+def over_seeds(found):
+    """{key: mean, key_std: deviation, key_min: the worst} of {key: a list of one number a seed};
+    deviation and worst are None for one seed."""
+    return {**{key: float(np.mean(v)) for key, v in found.items()},
+            **{f"{key}_std": float(np.std(v, ddof=1)) if len(v) > 1 else None
+               for key, v in found.items()},
+            **{f"{key}_min": min(v) if len(v) > 1 else None for key, v in found.items()}}
+
+
+def proxy_a_distance(source, target, seed=0):
+    """2 (1 - 2 error) of telling two domains apart by their codes (N, d) and (N', d): linear SVMs
+    over a range of C learn on one half, and the smallest error on the other half counts (Ganin et
+    al. 2016, section 5.1.5). 2: always told apart, 0: never.
+
+    As in the authors' code that half also chooses C, and an error above 1/2 counts as its
+    complement. Here dimensions are standardised, and C ends at 1, not 1e4, where the SVM takes
+    minutes and changes nothing."""
+    from sklearn.svm import LinearSVC
+    x = torch.cat([source, target]).cpu()
+    x = ((x - x.mean(0)) / (x.std(0) + 1e-6)).numpy()
+    d, rng, n = np.arange(len(x)) < len(source), np.random.RandomState(seed), len(source)
+    learn, test = map(np.concatenate, zip(*(np.array_split(start + rng.permutation(size), 2)
+                                            for start, size in ((0, n), (n, len(target))))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                     # the largest C do not converge
+        errors = [1 - LinearSVC(C=c, dual=True, max_iter=100, random_state=seed)
+                  .fit(x[learn], d[learn]).score(x[test], d[test]) for c in np.logspace(-5, 0, 6)]
+    return 2 * (1 - 2 * float(min(min(error, 1 - error) for error in errors)))
+
+
+def draw_domains(run, codes, points, seed):
+    """The figure tsne_domains: {title: (codes (N, d) of one domain, (N', d) of the other)}, a panel
+    each, both domains embedded together, `points` of either."""
+    panels = {}
+    for title, (source, target) in codes.items():
+        xy, index = tsne_points(torch.cat([source[:points], target[:points]]), seed, None)
+        domain = (index >= len(source[:points])).long()
+        panels[title] = xy, domain, ["source", "target"]
+    run.figure("tsne_domains", scatter(panels), "Features of test images of both domains, embedded "
+               "together: adaptation should bring them to the same places.")
+
+
+def draw_moons(run, nets, source, target):
+    """The figures moons, the points by domain and class, and panels, Fig. 2 of Ganin et al. 2016: a
+    row of four panels for each of {name: net}, + and - the source's classes, dots the target, the
+    letters at the points nearest to the paper's.
+
+    net(x (N, 2)) -> class probabilities (2, N), the probability of the source (1, N), hidden
+    neurons (D, N); source, target: Splits."""
+    from matplotlib.figure import Figure
+    from sklearn.decomposition import PCA
+    points, kinds = torch.cat([source.x, target.x]), torch.cat([source.y, target.y + 2])
+    words = [f"{domain}, {moon}" for domain in ("source", "target") for moon in ("upper", "lower")]
+    run.figure("moons", scatter({"twin moons": (points.numpy(), kinds, words)}, ticks=True),
+               "The target is a draw of its own, turned by 35 degrees.")
+    near = torch.tensor([(-2.4, -1.6), (-1.2, 0.4), (0.8, -0.5), (2.5, 1.5)], dtype=points.dtype)
+    letters = dict(zip("ABCD", torch.cdist(near, points).argmin(1).tolist()))
+    low, high = source.x.min(0).values.tolist(), source.x.max(0).values.tolist()
+    across, up = (np.arange(k * a, k * b, 0.02) for k, a, b in zip((1.1, 1.5), low, high))
+    mesh = np.meshgrid(across, up)
+    mesh_points = torch.from_numpy(np.stack(mesh, -1).reshape(-1, 2))
+    titles = ("Label classification", "Representation PCA", "Domain classification",
+              "Hidden neurons")
+    figure = Figure(figsize=(13, 6.6), layout="constrained")
+    for (name, net), row in zip(nets.items(), figure.subplots(len(nets), 4, squeeze=False)):
+        o, g, hidden = (part.reshape(-1, len(up), len(across)) for part in net(mesh_points))
+        pca = PCA(2).fit_transform(net(points)[2].T)        # its signs are arbitrary:
+        pca *= np.sign(pca[letters["B"]] - pca[letters["C"]]) * [-1, 1]       # B above left of C
+        for axis, title, xy in zip(row, titles, (points.numpy(), pca, points.numpy(), points)):
+            axis.set_title(title)
+            axis.tick_params(labelsize=8)
+            for k, marker, colour in (0, "+", "#dd0000"), (1, "_", "#007700"):
+                axis.scatter(*xy[:len(source)][source.y == k].T, 40, colour, marker=marker)
+            axis.scatter(*xy[len(source):].T, 9, "black")
+            if axis in row[:2]:
+                axis.margins(0.15)
+                for letter, i in letters.items():
+                    axis.annotate(letter, xy[i], (-20 if letter in "AC" else 20, 22),
+                                  textcoords="offset points", color="blue", fontsize=15,
+                                  ha="center", va="center",
+                                  arrowprops=dict(arrowstyle="fancy", color="blue", shrinkA=6))
+        for axis, share, colours in ((row[0], o[0], ("#66bb66", "#ff8888")),
+                                     (row[2], g[0], ("#999999", "#8888ff"))):
+            axis.contourf(*mesh, share, [0, 0.5, 1], colors=colours, alpha=0.6, zorder=0)
+            axis.contour(*mesh, share, [0.5], colors="black", linewidths=3)
+        for k, neuron in enumerate(hidden):
+            row[3].contour(*mesh, neuron, [0.5], colors=f"C{k % 10}")
+        row[0].set_ylabel(name.upper(), fontsize=15)
+    run.figure("panels", figure, "Fig. 2. The NN should cut A and D wrongly, put A beside B and C "
+               "beside D, and find the turn with its domain regressor (blue: the source, black: "
+               "the target) and its hidden neurons; the DANN should do none of this.")
+
+
+# Accuracies on the target: of NN and DANN on so many moons of each domain, the authors' script,
+# mean of five seeds; of source only, DANN and train on target, Ganin et al. 2016, Table 2.
+SCRIPT = {150: (0.823, 0.945), 300: (0.779, 0.882)}
+TABLE_2 = {("mnist", "mnistm"): (0.5225, 0.7666, 0.9596),
+           ("svhn", "mnist"): (0.5490, 0.7385, 0.9942)}
+
+
+def tell_moons(run, r):
+    """On the twin moons of dann.py."""
+    script = dict(zip(("nn", "dann"), SCRIPT.get(r["points"], ())))
+    run.table("Accuracies", ("", "source", "target", "target, mean of the last 100 epochs",
+                             "domain", "target, worst seed", "target, authors' script"), [
+        (name.upper(), *(spread(r[name], key) for key in
+                         ("source", "target", "target_last100", "domain")),
+         percent(r[name]["target_min"]), percent(script.get(name))) for name in ("nn", "dann")],
+              f"After the last epoch, {r['seeds']} seed"
+              + "s, ± their deviation" * (r["seeds"] > 1)
+              + ". Of the authors' script five seeds, run by us.")
+    run.say("On the turned moons the DANN is right at {dann.target:±}, the NN at {nn.target:±}; "
+            "their domain regressors at {dann.domain:%} and {nn.domain:%} (chance 50 %).", r)
+
+
+def tell_dann(run, names, found, r):
+    """On the images of dann.py. names: {network: words}; found: {network: {"source", "target": a
+    list of one accuracy a seed}}."""
+    args, chance = run.args, math.log(2)
+    paper = TABLE_2.get((args.source, args.target), ()) if args.arch != "bn" else ()
+    theirs = dict(zip(names, paper))
+    gap = (paper[1] - paper[0]) / (paper[2] - paper[0]) if paper else None
+    run.table("Table 2, accuracies", ("", "target, paper", "target", "worst seed", "source"), [
+        *((names[name], percent(theirs.get(name)), spread(r[name], "target"),
+           percent(r[name]["target_min"]), spread(r[name], "source")) for name in found),
+        ("gap covered", percent(gap), percent(r["gap_covered"]), "", "")],
+        f"Last epoch, {args.seeds} seed{'s, ± their deviation' * (args.seeds > 1)}. The gap "
+        "covered is (DANN - source only) / (train on target - source only), from these accuracies"
+        + ("; the paper prints 52.9 %, which does not follow from its own."
+           if paper and args.target == "mnistm" else "."))
+    run.say("Rightly named of the target's test images: " + "; ".join(
+        f"{names[name]} {spread(r[name], 'target')}" for name in found) + "."
+        + "".join(filled(r, " Adaptation covers {gap_covered:%} of the gap.")))
+    if not r["dann"]:
+        return
+    loss = run.history[-1]["domain"]
+    run.say("The domain heads are right at {domain_acc:%} of test images (chance 50 %), their loss "
+            f"in the last epoch of training is {loss:.3f} (chance {chance:.3f}). The proxy "
+            "A-distance (2: domains always told apart) of the first seed's features is "
+            "{pad_dann:.2f}"
+            + (", without adaptation {pad_source_only:.2f}." if r["source_only"] else "."), r)
+    dead = r["dead_features"]["dann"]
+    if max(dead) > 0.1:
+        run.say(f"Of its features {percent(dead[0])} are 0 for every image of the source, "
+                f"{percent(dead[1])} for every one of the target: ReLUs that are switched off, and "
+                "learn no more.")
+    if loss > 2 * chance:
+        run.say("That loss is far above chance: the features run away from the domain head instead "
+                "of mixing the domains. Lower --lr or --domain-weight.")
+    if r["domain_acc"] > 0.9:
+        run.say("The domains are still told apart: adaptation needs more --epochs, or more "
+                "--domain-weight.")
+    for k, dann in enumerate(found["dann"]["source"]):
+        plain = r["source_only"] and found["source_only"]["source"][k]
+        if dann < (0.9 * plain if plain else 0.5):
+            beside = f", {percent(plain)} without adaptation" if plain else ""
+            run.say(f"Seed {args.seed + k} collapsed, or stopped early: its DANN names only "
+                    f"{percent(dann)} of the source{beside}. Lower --lr or --domain-weight, or "
+                    "raise --epochs.")
 
 
 @torch.no_grad()
@@ -345,8 +512,8 @@ def evaluate_moons(run, source, target, nets):
     """Fig. 2 of the first seed, and the accuracies of every one."""
     args, r = run.args, {"seeds": run.args.seeds, "points": run.args.points}
     with run.doing("figures"):
-        draw_moons(run, load(run.folder / "best.pt"), source, target)
-        run.figure("curves", curves(run.history[::len(run.history) // -50][::-1], {
+        draw_moons(run, load(run.best), source, target)
+        run.figure("curves", columns(run.history[::len(run.history) // -50][::-1], {
             key: [f"{name}_{key}" for name in nets] for key in ("source", "target", "domain")},
             chance={"domain": 0.5}), "Accuracies, and grey what chance gives. At a constant step "
             "size the DANN's on the target swings by some points from epoch to epoch.")
@@ -391,7 +558,7 @@ def evaluate_images(run, source, target, nets):
             draw_domains(run, {MODELS[name]: pair for name, pair in both.items()},
                          50 if args.smoke else 500, seed)
     with run.doing("figures"):
-        run.figure("curves", curves(run.history, {
+        run.figure("curves", columns(run.history, {
             "label loss": [f"{name}_loss" for name in MODELS], "domain loss": ["domain"],
             "domain head": ["domain_acc", "lambda"],
             "accuracy on the target": [f"{name}_target" for name in list(MODELS)[:3]]},
@@ -423,8 +590,11 @@ def read(name, args):
     return data
 
 
+# %% Command line
+
+
 def main(argv=None):
-    parser, groups = flags(__doc__, False, epochs=500, batch_size=128, lr=0.05)
+    parser, groups = flags("dann", __doc__, None, epochs=500, batch_size=128, lr=0.05)
     add = groups["data"].add_argument
     add("--task", choices=("moons", "images"), default="moons", help="(default: moons)")
     add("--points", type=number(int, low=20, high=10_000), default=150,
@@ -454,10 +624,14 @@ def main(argv=None):
         "0, or mu_p (default: none, as in Algorithm 1; images: paper; from svhn: none)")
     groups["run"].add_argument("--seeds", type=number(int, low=1, high=1000), default=1,
                                help="repeat with so many seeds, from --seed on (default: 1)")
-    args = parse(parser, argv, "dann", presets, SMOKE)
+    args = parse(parser, argv, lambda args: presets(vars(args)), SMOKE)
+    if args.task == "moons":
+        args.device = "cpu"
+    if args.weights:
+        load(args.weights)                                  # before a folder is made
     run = Run("dann", args)
     if args.task == "moons":
-        train, evaluate, run.device = train_moons, evaluate_moons, torch.device("cpu")
+        train, evaluate = train_moons, evaluate_moons
         source, target = moons(args.points, dtype=torch.float64)      # as the authors' script
         run.begin(Dataset("moons", ["upper", "lower"], source, None, target))
     else:
@@ -469,10 +643,10 @@ def main(argv=None):
             raise DataError(f"{args.source} and {args.target} have different classes; choose two "
                             "sets with the same.")
         source, target = run.begin(source), target.to(run.device)
-    if not args.eval_only:
+    if not args.weights:
         train(run, source, target)
     evaluate(run, source, target, run.best_nets(lambda *where: load(*where, every=True)))
 
 
 if __name__ == "__main__":
-    command_line(main)
+    run_command(main)

@@ -1,13 +1,12 @@
-"""What the scripts share beside the data: flags, the run's folder, measurements, figures, reports.
+"""What the scripts share besides the data: command line, the run's folder, measurements, figures.
 
     python eval.py table runs          # a Markdown table of every results.json below a folder
-    python eval.py fid samples mnist   # Frechet distance of a folder's images from a set's
+    python eval.py fid samples mnist   # Frechet distance between a folder's images and a set's
 
-In the order of use: flags and errors; Run, the folder of one run (log line, checkpoints, resume,
-results.json, report.html); probe, predictor, classifier, svm_report and tsne, which measure what a
-code holds; nll, a model's likelihood; fid, the quality of its samples; the figures; the words of
-the reports. Images are (N, C, H, W) in [0, 1], accuracies shares in [0, 1], and whatever is random
-takes a seed.
+In order: flags and errors; Run, the folder of one run (log, checkpoints, resume, results, report);
+probe, predictor, classifier, svm_report and tsne, which measure what a code holds; nll, a model's
+likelihood; fid, the quality of its samples; the figures. Images are (N, C, H, W) in [0, 1],
+accuracies are shares in [0, 1], and everything random takes a seed or a generator.
 """
 import argparse
 import base64
@@ -25,6 +24,7 @@ import shlex
 import sys
 import time
 import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,213 +32,297 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data import (SETS, DataError, Split, batches, by_class, fit as fit_images,
-                  load as load_data, pairs, read_images, reading, torchvision)
+from data import (SETS, DataError, Split, batches, crop_and_resize, describe, image_files,
+                  load as load_data, pairs, pick, read_images, torchvision)
 
-# Flags and errors
+# %% Command line
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose help is a docstring and whose errors are one sentence, exit status 2."""
+    """ArgumentParser whose help is a docstring and whose errors are one sentence, status 2."""
 
-    def __init__(self, doc):
-        super().__init__(description=doc, allow_abbrev=False,
-                         formatter_class=argparse.RawDescriptionHelpFormatter)
+    def __init__(self, prog, doc):
+        super().__init__(prog=prog, description=doc, allow_abbrev=False,
+                         formatter_class=HelpFormatter)
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: {' '.join(message.split()).rstrip('.')}.\n")
+        sentence = " ".join(message.split()).rstrip(".")
+        self.exit(2, f"{self.prog}: {sentence}.\n")
 
 
-def number(kind, low=None, above=None, high=None):
-    """An argparse type: a finite number, at least `low`, more than `above`, at most `high`."""
-    rules = [(low, "at least", lambda v: v >= low), (above, "above", lambda v: v > above),
-             (high, "at most", lambda v: v <= high)]
-    rules = [rule for rule in rules if rule[0] is not None]
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of the docstring and adds each flag's default to its help."""
 
+    def _get_help_string(self, action):
+        if action.default in (None, False, argparse.SUPPRESS) or "(default" in action.help:
+            return action.help
+        return f"{action.help} (default: %(default)s)"
+
+
+def number(kind, low=-math.inf, above=-math.inf, high=math.inf):
+    """An argparse type: a finite int or float from `low` to `high`, greater than `above`."""
     def convert(text):
-        with contextlib.suppress(ValueError):
-            value = kind(text)
-            if math.isfinite(value) and all(holds(value) for _, _, holds in rules):
-                return value
-        bounds = " and ".join(f"{words} {bound}" for bound, words, _ in rules)
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a {'whole ' if kind is int else ''}number {bounds}")
+        value = kind(text)                                  # argparse reports its ValueError
+        if not (low <= value <= high and above < value and abs(value) < math.inf):
+            raise argparse.ArgumentTypeError(f"{text} is out of range")
+        return value
+    convert.__name__ = "whole number" if kind is int else "number"
     return convert
 
 
-DEVICE = dict(choices=("auto", "cpu", "cuda", "mps"), default="auto",
-              help="auto takes cuda, then mps, then cpu")
-
-
-def find_device(name):
-    """The torch.device that --device names; DataError where it is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
-             "cpu": True}
-    name = next(d for d in there if there[d]) if name == "auto" else name
-    if not there[name]:
-        raise DataError(f"--device {name} is not there; --device auto takes what is.")
-    return torch.device(name)
-
-
-def flags(doc, data, epochs, batch_size, lr, fid=False, nll=None):
-    """The flags that mean the same in every script; the arguments after the docstring are defaults,
-    `fid` adds --fid, and nll, two numbers, --nll-k and --nll-n.
-
-    Returns (parser, groups): a script adds its own flags to groups["model"] and the like."""
-    parser, default = Parser(doc), "(default: %(default)s)"
-    usual = "(default: %(default)s, or what the script presets)"
-    groups = {name: parser.add_argument_group(name)
-              for name in ("data", "model", "objective", "optimisation", "run")}
-    add = groups["data"].add_argument
-    if data is not False:                                   # False: the script names its sets
-        add("--data", default=data, metavar="NAME",
-            help=f"a set of data.py, or folder:PATH {default}")
-    add("--data-dir", default="data", metavar="DIR", help=f"where data sets lie {default}")
-    add("--image-size", type=number(int, low=16, high=256), metavar="N", help="pixels a side")
+def common_flags(script, doc, epochs, batch_size, lr, data="mnist", fid=False, presets=None):
+    """A Parser with the flags that mean the same in every script; `data`, `epochs`, `batch_size`
+    and `lr` are defaults, data=None leaves --data out, fid=True adds --fid. `presets`
+    {set: {flag: value}} is shown below the flags."""
+    parser = Parser(f"{script}.py", doc)
+    add = parser.add_argument
+    if data is not None:
+        add("--data", default=data, metavar="NAME", help="a set of data.py, or folder:PATH")
+    add("--data-dir", default="data", metavar="DIR", help="folder of the data sets")
+    add("--image-size", type=number(int, low=16, high=256), metavar="N", help="pixels per side")
     add("--limit", type=number(int, low=1), metavar="N", help="use about N images of the set")
-    add = groups["optimisation"].add_argument
-    add("--epochs", type=number(int, low=1), default=epochs, help=f"passes over train {usual}")
-    add("--batch-size", type=number(int, low=2), default=batch_size, help=default)
-    add("--lr", type=number(float, above=0), default=lr, help=f"step size {usual}")
-    add = groups["run"].add_argument
-    add("--out", metavar="DIR", help="the run's folder (default: a fresh runs/<script>-<data>)")
-    add("--seed", type=number(int, low=0, high=2**31 - 1), default=0, help=default)
-    add("--device", **DEVICE)
+    add("--epochs", type=number(int, low=1), default=epochs, help="passes over the training set")
+    add("--batch-size", type=number(int, low=2), default=batch_size, help="images per batch")
+    add("--lr", type=number(float, above=0), default=lr, help="step size of Adam")
+    add("--seed", type=number(int, low=0, high=2**31 - 1), default=0, help="of everything random")
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
+        help="auto: cuda if there is one, then mps, then cpu")
+    add("--out", metavar="DIR", help="folder of the run (default: a new runs/<script>-<data>)")
+    add("--weights", metavar="PATH",
+        help="train nothing and evaluate this checkpoint, on another set if --data names one")
     if fid:
         add("--fid", choices=("lenet", "inception", "none"), default="lenet",
-            help=f"features of the Frechet distance of samples {default}")
-    for name, low, value, text in zip("kn", (1, 2), nll or (), ("samples an image", "images")):
-        groups["objective"].add_argument(
-            f"--nll-{name}", type=number(int, low=low), default=value, metavar=name.upper(),
-            help=f"{text} of the likelihood's estimate (default: {value:,})")
-    for name, text in (("smoke", "the whole path on a few hundred offline images, in seconds"),
-                       ("resume", "go on with the run in --out (--epochs may go up)"),
-                       ("eval-only", "train nothing, evaluate best.pt of the run in --out"),
-                       ("overwrite", "replace the run that --out holds"),
-                       ("compile", "torch.compile the losses"),
+            help="features of the Frechet distance")
+    for name, text in (("smoke", "a short run on a few hundred offline images"),
+                       ("resume", "continue the run in --out; --epochs may be raised"),
+                       ("overwrite", "replace the run in --out"),
+                       ("compile", "compile the networks with torch.compile"),
                        ("amp", "bfloat16 autocast; losses stay float32")):
         add(f"--{name}", action=argparse.BooleanOptionalAction, default=False, help=text)
-    return parser, groups
+    if presets:
+        lines = ["presets (what is typed wins):"]
+        for name, preset in presets.items():
+            flags = [f"--{key.replace('_', '-')} {value}" for key, value in preset.items()]
+            lines.append(f"  {name}: {' '.join(flags)}")
+        parser.epilog = "\n".join(lines)
+    return parser
 
 
-def parse(parser, argv, script, presets, smoke):
-    """Flags to a namespace: the typed before those of --smoke, of presets[data] (or presets(args)),
-    and the defaults.
+# Flags that do not belong to a training, and flags that may change when a checkpoint is evaluated.
+NOT_SAVED = ("resume", "weights", "overwrite", "out")
+FREE_WITH_WEIGHTS = ("data", "data_dir", "device", "limit", "image_size", "fid", "command")
 
-    With --resume or --eval-only they are the saved run's; only --device, --data-dir and, with
-    --resume and upwards, --epochs may differ. `command` is what to type for the same training."""
-    unset = argparse.Namespace(**{action.dest: None for action in parser._actions})
-    typed = {k: v for k, v in vars(parser.parse_args(argv, unset)).items() if v is not None}
-    args = vars(parser.parse_args([]))
-    again = "resume" if typed.get("resume") else "eval_only" if typed.get("eval_only") else None
-    if typed.get("resume") and typed.get("eval_only"):
-        parser.error("--resume trains on and --eval-only does not train: choose one")
-    if again:
-        if "out" not in typed:
-            parser.error("--resume and --eval-only need --out, the folder of the run")
-        args.update(saved_arguments(Path(typed["out"]), script, again == "resume"))
-        free = {"out", "device", "data_dir", again} | ({"epochs"} if again == "resume" else set())
-        for key in typed.keys() - free:
-            if typed[key] != args.get(key):
-                parser.error(f"--{key.replace('_', '-')} is {args.get(key)} in the run of "
-                             f"{typed['out']}; only --device, --data-dir and, with --resume, "
-                             "--epochs may change")
-        if typed.get("epochs", args["epochs"]) < args["epochs"]:
-            parser.error(f"--epochs may only go up with --resume, from {args['epochs']}")
+
+def parse(parser, argv, preset, smoke):
+    """The arguments of a script. What is typed wins over `smoke` (with --smoke), which wins over
+    the preset, which wins over the defaults.
+
+    preset: {set: {flag: value}}, chosen by --data, or a function of the arguments. With --resume
+    the arguments are those of the run in --out, and only --device, --data-dir and, upwards,
+    --epochs may differ; with --weights they are the checkpoint's. `command` is what was typed,
+    without --out and --data-dir. Ends with one sentence if the flags contradict each other."""
+    argv = [str(word) for word in (sys.argv[1:] if argv is None else argv)]
+    args = parser.parse_args(argv)
+    if args.out == "" or args.weights == "":
+        parser.error("--out and --weights need a path")
+    if args.resume and args.weights:
+        parser.error("--resume continues a training and --weights trains nothing: choose one")
+    if args.resume and args.out is None:
+        parser.error("--resume needs --out, the folder of the run")
+    if args.resume or args.weights:
+        return parse_again(parser, argv, args)
+    if args.smoke:
+        parser.set_defaults(**smoke)
+        args = parser.parse_args(argv)
+    if callable(preset):
+        parser.set_defaults(**preset(args))
     else:
-        smoke = smoke if typed.get("smoke") else {}
-        args.update(presets({**args, **smoke, **typed}) if callable(presets) else
-                    presets.get({**args, **smoke, **typed}["data"].partition(":")[0], {}))
-        args.update(smoke)
-    words = [args.pop("command", f"python {script}.py")]    # with --resume the saved run's
-    for key, value in typed.items():
-        if key not in (*HERE, "device", "data_dir") and not (again and value == args[key]):
-            no, values = "no-" * (value is False), value if isinstance(value, list) else [value]
-            words += [f"--{no}{key.replace('_', '-')}",
-                      *(shlex.quote(str(v)) for v in values if not isinstance(v, bool))]
-    return argparse.Namespace(**{**args, **typed}, command=" ".join(words))
+        parser.set_defaults(**preset.get(args.data.partition(":")[0], {}))
+    if args.smoke:
+        parser.set_defaults(**smoke)
+    args = parser.parse_args(argv)
+    args.command = typed_command(parser.prog, argv)
+    return args
 
 
-HERE = ("resume", "eval_only", "overwrite", "out")          # flags that are no part of a training
+def parse_again(parser, argv, args):
+    """The arguments of a saved run (--resume) or of a checkpoint (--weights), and what is typed."""
+    script = parser.prog.removesuffix(".py")
+    typed = typed_command(parser.prog, argv)
+    if args.resume:
+        saved = saved_arguments(Path(args.out), script)
+        free = ("device", "data_dir", "epochs")
+        source = f"the run of {args.out}"
+    else:
+        saved = dict(checkpoint(args.weights, script)["args"])
+        free = FREE_WITH_WEIGHTS
+        source = args.weights
+        saved.pop("device", None)                           # of another machine
+        saved.pop("data_dir", None)
+    parser.set_defaults(**saved)
+    args = parser.parse_args(argv)
+    for key, value in saved.items():
+        if key not in free and getattr(args, key) != value:
+            names = [f"--{name.replace('_', '-')}" for name in free if name != "command"]
+            parser.error(f"--{key.replace('_', '-')} is {value} in {source}; only "
+                         f"{', '.join(names)} may change")
+    if args.resume:
+        if args.epochs < saved["epochs"]:
+            parser.error(f"--epochs can only be raised with --resume, from {saved['epochs']}")
+        args.command = saved["command"]
+        if args.epochs > saved["epochs"]:
+            args.command += f" --epochs {args.epochs}"
+    else:
+        args.command = typed
+    return args
 
 
-def saved_arguments(folder, script, resume):
-    """The arguments of a run: its checkpoint's, or args.json's if no epoch was finished."""
-    path, trained = folder / "args.json", any((folder / n).exists() for n in ("last.pt", "best.pt"))
-    if not resume or trained or not path.exists():
-        return checkpoint(folder / ("last.pt" if resume else "best.pt"), script)["args"]
+def typed_command(prog, argv):
+    """What to type for the same training: the command line without the names of folders."""
+    words = ["python", prog]
+    skip = False
+    for word in argv:
+        name = word.partition("=")[0]
+        if skip:
+            skip = False
+        elif name in ("--out", "--data-dir"):
+            skip = "=" not in word
+        elif name not in ("--resume", "--overwrite"):
+            words.append(word)
+    return shlex.join(words)
+
+
+def saved_arguments(folder, script):
+    """The arguments of the run in `folder`, from last.pt, or from args.json if no epoch was
+    finished. Raises DataError if neither can be read."""
+    path = folder / "args.json"
+    if (folder / "last.pt").exists() or not path.exists():
+        return checkpoint(folder / "last.pt", script)["args"]
     try:
-        saved = json.loads(path.read_text())
-        if saved.pop("script") == script:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        if saved.pop("script") == script and "epochs" in saved and "command" in saved:
             return saved
     except (ValueError, AttributeError, KeyError):
         pass
-    raise DataError(f"{path} is damaged or not of a run of {script}.py.")
+    raise DataError(f"{path} is damaged or not from a run of {script}.py.")
 
 
-def command_line(main):
-    """Runs main(): bad input becomes a sentence and exit status 2, Ctrl-C the way to resume."""
+def find_device(name):
+    """The torch.device that --device names. Raises DataError if the machine has none."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
+                 "cpu": True}
+    if name == "auto":
+        name = next(device for device in available if available[device])
+    if not available[name]:
+        raise DataError(f"--device {name} is not available on this machine; use --device auto.")
+    return torch.device(name)
+
+
+def check_speedups(args, device):
+    """Raises DataError if --amp or --compile does not work on this machine."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if args.amp and not (torch.amp.is_autocast_available(device.type)
+                             and torch.autocast(device.type, torch.bfloat16)._enabled):
+            raise DataError(f"--amp needs a newer PyTorch or system on {device}: leave it out.")
+        if args.compile:
+            try:
+                torch.compile(torch.sin)(torch.ones(1, device=device))
+            except Exception as error:                      # no C++ compiler, no Triton
+                raise DataError(f"--compile does not work here ({type(error).__name__}): leave it "
+                                "out.") from None
+
+
+def run_command(main):
+    """Runs main(): bad input ends in one sentence and exit status 2, Ctrl-C in status 130. After
+    either the last line says how the run in its folder is continued."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):                  # never a traceback for a character
+            stream.reconfigure(errors="backslashreplace")
     name = Path(sys.argv[0]).name
+    Run.how_to_continue = ""
     try:
         main()
-    except (DataError, OSError) as error:
-        if isinstance(error, OSError):
-            error = f"{error.filename or 'a file'} cannot be read or written: {error.strerror}"
-        print(f"{name}: {str(error).rstrip('.')}.", file=sys.stderr)
-        sys.exit(2)
-    except (MemoryError, RuntimeError) as error:            # of numpy; of CUDA, MPS, the CPU
-        if not (isinstance(error, MemoryError)
-                or re.search("out of memory|allocate memory", str(error))):
-            raise
-        print(f"{name}: the memory is too small: choose a smaller --batch-size, --image-size or "
-              "--limit.", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
-        go_on = f"; to go on: python {name} {Run.go_on}" if Run.go_on else ""
-        print(f"\n{name}: stopped{go_on}")
+        print(f"\n{name}: stopped{Run.how_to_continue}")
         sys.exit(130)
+    except (DataError, OSError, MemoryError, RuntimeError) as error:
+        sentence = error_sentence(error)
+        if sentence is None:                                # a fault of the program
+            raise
+        sentence = " ".join(sentence.split())               # one line, whatever a path holds
+        print(f"{name}: {sentence}{Run.how_to_continue}.", file=sys.stderr)
+        sys.exit(2)
 
 
-# The run's folder
+def error_sentence(error):
+    """One sentence, without its full stop, for an error that the user can do something about; None
+    for a fault of the program."""
+    if isinstance(error, DataError):
+        return str(error).rstrip(".")
+    if isinstance(error, OSError):
+        return f"{error.filename or 'a file'} cannot be read or written: {error.strerror}"
+    if isinstance(error, MemoryError) or re.search("out of memory|allocate memory", str(error)):
+        return ("there is not enough memory: choose a smaller --batch-size, --image-size or "
+                "--limit")
+    return None
+
+
+def make_rng(seed, purpose, device="cpu"):
+    """A generator for one purpose (a string), so that no two uses of a seed share their draws."""
+    digest = hashlib.sha256(f"{seed} {purpose}".encode()).digest()
+    rng = torch.Generator(device)
+    return rng.manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+# %% The run's folder
 
 RUN_FILES = ("args.json", "log.csv", "best.pt", "last.pt", "results.json", "report.html")
 
 
 def write(path, content):
-    """Writes bytes or text under a temporary name, then renames: nobody ever sees half a file."""
+    """Writes bytes or text to a temporary name, then renames it: a reader never sees half a
+    file."""
+    if isinstance(content, str):
+        content = content.encode("utf-8", errors="backslashreplace")
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_bytes(content if isinstance(content, bytes)
-                              else content.encode(errors="replace"))
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):                      # a full disk does not say which file
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):                      # a full disk does not name the file
             error.filename = str(path)
         raise
 
 
 def save(path, content):
-    """torch.save by way of `write`, so that a full disk is an OSError and leaves the old file."""
+    """torch.save through `write`."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write(path, buffer.getvalue())
 
 
 def checkpoint(path, script):
-    """The dictionary in a checkpoint of `script`, on the CPU; no code in the file is run.
+    """The dictionary in a checkpoint of `script`, on the CPU. No code in the file is run.
 
-    Raises DataError where it is missing, damaged, or of another script."""
-    if not Path(path).is_file():
-        raise DataError(f"{path} is not there: give the folder of a run of {script}.py that "
-                        "finished an epoch.")
+    Raises DataError if it is missing, unreadable, damaged, or from another script."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path} does not exist: name a checkpoint of {script}.py, such as "
+                        "best.pt in the folder of a run that finished an epoch.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        found = content["script"]
+        found = dict(content)["script"]
+        needed = {"args", "shape", "classes", "fingerprint", "nets", "history", "epoch"}
+        arguments = {"data", "seed", "epochs", "command"}
         complete = found != script or (
-            {"args", "shape", "n_classes", "nets", "history"} <= content.keys())
+            needed <= content.keys() and arguments <= content["args"].keys())
+    except OSError as error:                                # no permission: not damaged
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
     except Exception:
-        raise DataError(f"{path} is damaged or not a checkpoint of {script}.py.") from None
+        complete = False
     if not complete:
         raise DataError(f"{path} is damaged or not a checkpoint of {script}.py.")
     if found != script:
@@ -246,294 +330,1655 @@ def checkpoint(path, script):
     return content
 
 
-def restore(part, state, path):
-    """Loads a network's, optimiser's or generator's state; DataError where it does not fit."""
+def load_networks(path, script, build, device="cpu"):
+    """The networks in a checkpoint of `script`, in eval mode: those of build(shape, args), with
+    the saved weights. Raises DataError if they do not fit."""
+    content = checkpoint(path, script)
     try:
-        if isinstance(part, torch.optim.Optimizer):         # fused is this device's choice, and
-            for group in state["param_groups"]:             # says where `step` is to lie
+        nets = build(content["shape"], content["args"])
+        for name, net in nets.items():
+            net.load_state_dict(content["nets"][name])
+            net.to(device).eval()
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError):
+        raise DataError(f"{path} is damaged: its weights do not fit the shape and the arguments "
+                        "that it names.") from None
+    return nets
+
+
+def state_of(part):
+    """The state of a network, an optimizer or a generator."""
+    return part.get_state() if isinstance(part, torch.Generator) else part.state_dict()
+
+
+def restore(part, state, path):
+    """Loads the state of a network, an optimizer or a generator, and returns it. Raises DataError
+    if it does not fit."""
+    try:
+        if isinstance(part, torch.optim.Optimizer):         # `fused` depends on this device
+            for group in state["param_groups"]:
                 group["fused"] = part.defaults["fused"]
-        load = part.set_state if isinstance(part, torch.Generator) else part.load_state_dict
-        load(state)
+        if isinstance(part, torch.Generator):
+            part.set_state(state)
+        else:
+            part.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{path} holds weights of another shape than its arguments.") from None
+        raise DataError(f"{path} is damaged: its weights do not fit the shape and the arguments "
+                        "that it names.") from None
     return part
 
 
-def load_nets(path, script, build, device="cpu", by=("shape", "args")):
-    """The networks of a checkpoint of `script` by the names of its `build`, which takes `by`, ready
-    for use; DataError where they do not fit."""
-    content = checkpoint(path, script)
-    nets = build(*(content[key] for key in by))
-    return {k: restore(n, content["nets"].get(k), path).to(device).eval() for k, n in nets.items()}
+def open_folder(args, script):
+    """Creates the folder of a run and returns it; a free runs/<script>-<data> without --out.
+
+    Raises DataError if --out is a file or holds a run that neither --resume nor --overwrite
+    allows to change."""
+    if args.out is None:
+        kind, _, path = args.data.partition(":")
+        name = re.sub(r"[^A-Za-z0-9_.]+", "-", f"{script}-{kind}-{Path(path).name}")[:80].strip("-")
+        for count in range(1, 10**6):
+            folder = Path("runs") / (name if count == 1 else f"{name}-{count}")
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(parents=True)
+                return folder
+    folder = Path(args.out)
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"--out {folder} is a file; name a folder.")
+    found = [name for name in RUN_FILES if (folder / name).exists()]
+    if found and not (args.resume or args.overwrite):
+        raise DataError(f"--out {folder} holds a run ({found[0]}); choose another folder, or add "
+                        "--resume or --overwrite.")
+    if args.weights and ("best.pt" in found or "last.pt" in found):
+        raise DataError(f"--out {folder} holds the weights of a run, and --weights needs a folder "
+                        "for the report alone; name another one.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def all_as_test(data, saved, data_dir):
+    """The set on which a checkpoint of another set is evaluated: all images of `data` are test
+    images; train and val are the checkpoint's own, None if they are not at hand."""
+    own = saved["args"]
+    train = None
+    val = None
+    with contextlib.suppress(DataError):
+        found = load_data(own["data"], data_dir, saved["shape"][1], own["limit"], own["seed"])
+        if found.fingerprint == saved["fingerprint"] and found.factors == data.factors:
+            train = found.train
+            val = found.val
+    splits = data.splits().values()
+    factors = {}
+    for name in data.factors:
+        factors[name] = torch.cat([split.factors[name] for split in splits])
+    x = torch.cat([split.x for split in splits])
+    y = torch.cat([split.y for split in splits])
+    return replace(data, train=train, val=val, test=Split(x, y, factors), unseen=None)
 
 
 class Run:
-    """The folder of one run: args.json log.csv last.pt best.pt results.json report.html figures/.
+    """The folder of one run: args.json log.csv best.pt last.pt results.json report.html figures/.
 
-    Nothing is written before `begin`, so that bad input leaves everything as it was."""
+    A script creates it once its arguments and data are known to be good, calls `resume` before a
+    training, `track` in each step and `end_epoch` after each epoch; then `figure`, `table`, `note`
+    and `finish`. Several models are trained one after the other, each under its own name. Only
+    files that a run wrote are replaced, and only when their successors are complete."""
 
-    go_on = None                                            # flags for Ctrl-C's last words
+    how_to_continue = ""                                    # the end of run_command's last line
 
-    def __init__(self, script, args):
-        self.script, self.args, self.started = script, args, time.perf_counter()
-        self.history, self.best, self.best_epoch, self.earlier = [], math.inf, None, 0.0
-        self.tables, self.figures, self.sentences = [], [], []
-        self.kept = {}                                      # tensors for the figures, by name
+    def __init__(self, script, args, data):
+        self.script = script
+        self.args = args
+        self.started = time.perf_counter()
         self.device = find_device(args.device)
-        if not args.eval_only:                              # which needs neither
+        self.history = []                                   # one row per epoch (and model)
+        self.models = {}                                    # what last.pt holds of each model
+        self.kept = {}                                      # images for figures, by name
+        self.figures = []
+        self.tables = []
+        self.notes = []
+        self.stage_started = None
+        if not args.weights:
             check_speedups(args, self.device)
-        if args.out is None:
-            kind, _, path = args.data.partition(":")
-            name = "-".join([script, kind, Path(path).name] if path else [script, kind])
-            name = re.sub(r"[^\w.]+", "-", name)
-            self.names = (Path("runs") / (name + f"-{n}" * (n > 1)) for n in range(1, 10**6))
-            self.folder = next(folder for folder in self.names if not folder.exists())
-            return
-        self.folder = Path(args.out)
-        if self.folder.exists() and not self.folder.is_dir():
-            raise DataError(f"--out {self.folder} is a file; give a folder.")
-        holds = [name for name in RUN_FILES if (self.folder / name).exists()]
-        if holds and not (args.resume or args.eval_only or args.overwrite):
-            raise DataError(f"--out {self.folder} holds a run ({holds[0]}); choose another folder, "
-                            "or add --resume, --eval-only or --overwrite.")
+        source = args.weights
+        if args.resume and (Path(args.out) / "last.pt").exists():
+            source = Path(args.out) / "last.pt"
+        if source:
+            saved = checkpoint(source, script)
+            data = self.matching_data(data, saved)
+            self.history = saved["history"]
+            self.kept = saved["kept"]
+            self.models = saved.get("models", {})
+        if getattr(args, "fid", "none") != "none":          # before the training, not after it
+            for name in ("train", "test"):
+                if name in data.splits():
+                    need_images(args.fid, {f"{name} images": len(data.splits()[name])})
+        self.shape = data.shape
+        self.classes = data.classes
+        self.fingerprint = data.fingerprint
+        self.earlier_seconds = sum(row["seconds"] for row in self.history)
+        self.saved_args = {key: value for key, value in vars(args).items()
+                           if key not in NOT_SAVED}
+        self.folder = open_folder(args, script)
+        self.best = Path(args.weights or self.folder / "best.pt")
+        if not source:
+            for name in ("last.pt", "best.pt", "log.csv"):  # of a run that is overwritten
+                (self.folder / name).unlink(missing_ok=True)
+        if not args.weights:
+            write(self.folder / "args.json", json.dumps({"script": script, **self.saved_args},
+                                                        indent=1))
+            out = shlex.quote(str(self.folder))
+            Run.how_to_continue = f"; to go on: python {script}.py --resume --out {out}"
+        print(f"{self.folder}: {args.data} on {self.device}, {torch.get_num_threads()} threads")
+        print(*describe(data), sep="\n", flush=True)
+        self.data = data.to(self.device)
 
-    def begin(self, data):
-        """Creates the folder, once the set is there and fits, and returns the set on the device."""
-        self.shape, self.n_classes = list(data.train.x.shape[1:]), len(data.classes)
-        if getattr(self.args, "fid", "none") != "none":     # before hours of training, not after
-            need_images(self.args.fid, {"test images": len(data.test),
-                                        "train images": len(data.train)})
-        again = "--resume" if self.args.resume else "--eval-only" if self.args.eval_only else None
-        path = self.folder / ("last.pt" if again == "--resume" else "best.pt")
-        if again and path.exists():
-            content = checkpoint(path, self.script)
-            if (content["shape"], content["n_classes"]) != (self.shape, self.n_classes):
-                raise DataError(f"{path} was trained on images of {content['shape']} in "
-                                f"{content['n_classes']} classes, and {self.args.data} holds "
-                                f"{self.shape} in {self.n_classes}.")
-        while self.args.out is None:                        # a run just begun may have taken it
-            try:
-                self.folder.mkdir(parents=True)
-                break
-            except FileExistsError:
-                self.folder = next(self.names)
-        if again != "--eval-only":
-            self.claim()
-        names = ("results.json", "report.html") if again else RUN_FILES
-        for old in [*(self.folder / name for name in names), *self.folder.glob("figures/*.png")]:
-            old.unlink(missing_ok=True)
-        (self.folder / "figures").mkdir(parents=True, exist_ok=True)
-        out = shlex.quote(str(self.folder))
-        Run.go_on = f"--eval-only --out {out}"
-        if again != "--eval-only":
-            Run.go_on = f"--resume --epochs {self.args.epochs} --out {out}"
-            write(self.folder / "args.json",
-                  json.dumps({"script": self.script, **self.saved_args()}, indent=1))
-            self.claim()
-        print(f"{self.folder}: {self.args.data}, {len(data.train):,} training examples of "
-              f"{'x'.join(map(str, self.shape))}, {self.device}, {torch.get_num_threads()} threads",
-              flush=True)
-        return data.to(self.device)
+    def matching_data(self, data, saved):
+        """The set to use with a checkpoint: `data`, or `all_as_test` of it if --weights was trained
+        on another one. Raises DataError if shapes or classes differ, or if the set of a run that is
+        resumed has changed."""
+        if list(data.shape) != list(saved["shape"]) or len(data.classes) != len(saved["classes"]):
+            raise DataError(f"The checkpoint was trained on images of {saved['shape']} in "
+                            f"{len(saved['classes'])} classes, and {self.args.data} holds images "
+                            f"of {list(data.shape)} in {len(data.classes)}.")
+        if data.fingerprint == saved["fingerprint"]:
+            return data
+        if self.args.resume:
+            raise DataError(f"{self.args.data} has changed since the run began (files or classes "
+                            "were added, removed or renamed), so its split would be another one: "
+                            "restore it, or start a new run.")
+        if data.classes != saved["classes"]:
+            raise DataError(f"The checkpoint's classes ({', '.join(saved['classes'][:3])}, ...) "
+                            f"are not those of {self.args.data} ({', '.join(data.classes[:3])}, "
+                            "...).")
+        data = all_as_test(data, saved, self.args.data_dir)
+        if self.args.data == saved["args"]["data"]:
+            self.note(f"{data.name} is not the set that the checkpoint was trained on any more "
+                      "(files were added, removed or renamed).")
+        self.note(f"All {len(data.test):,} images of {data.name} are test images.")
+        if data.train is None:
+            self.note("The checkpoint's own training set was not found: what has to be fitted on "
+                      "training images is left out.")
+        return data
 
-    def claim(self):
-        """Locks args.json, if it is there, until this process ends; DataError where another process
-        has, and so trains in this folder."""
-        try:
-            import fcntl                                    # not on Windows
-            self.lock = open(self.folder / "args.json", "r+")
-            fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (ImportError, FileNotFoundError):
-            pass
-        except BlockingIOError:
-            raise DataError(f"Another run is training in {self.folder}: wait for its end, or give "
-                            "another --out.") from None
+    def rows(self, model=""):
+        """The log's rows of a model."""
+        return [row for row in self.history if row.get("model", "") == model]
 
-    def saved_args(self):
-        return {k: v for k, v in vars(self.args).items() if k not in HERE}
-
-    def resume(self, nets, **parts):
-        """Puts last.pt into networks, optimisers and generators; returns the epochs done."""
-        path = self.folder / "last.pt"
-        if self.args.resume and path.exists():
-            content = checkpoint(path, self.script)
-            for name, part in {**nets, **parts}.items():
-                state = {**content["nets"], **content.get("parts", {})}.get(name)
-                if (isinstance(part, torch.Generator) and isinstance(state, torch.Tensor)
-                        and state.shape != part.get_state().shape):
-                    part.manual_seed(self.args.seed + len(content["history"]))      # new device
-                    continue
-                restore(part, state, path)
-            self.history, self.best = content["history"], content.get("best", math.inf)
-            self.kept = content.get("kept", {})
-            self.earlier = sum(row["seconds"] for row in self.history)
+    def resume(self, model="", **parts):
+        """Begins the training of a model, or goes on with it: restores its networks, optimizers
+        and generators (`parts`, by name) from last.pt. Returns the number of epochs done, which is
+        all of them if the model is finished."""
+        self.model = model
+        self.parts = parts
+        self.tracked = {}
+        state = self.models.setdefault(model, {"score": math.inf, "nets": {}, "parts": {}})
+        done = len(self.rows(model))
+        for name, part in parts.items():
+            saved = state["parts"].get(name)
+            if done and isinstance(part, torch.Generator) and saved.shape != part.get_state().shape:
+                part.manual_seed(self.args.seed + done)     # of another kind of device
+            elif done:
+                restore(part, saved, self.folder / "last.pt")
         self.clock = time.perf_counter()
-        return len(self.history)
+        return done
 
-    def progress(self, epoch, step, steps):
-        """One line within the epoch, rewritten in place, on a terminal only."""
-        if sys.stdout.isatty() and (step % 10 == 0 or step == steps):
-            print(f"\repoch {epoch + 1}: step {step} of {steps}",
-                  end="" if step < steps else "\r\033[K", flush=True)
-
-    def means(self, names, terms):
-        """{name: mean} over an epoch's steps, whose terms (names,) are on the device until here."""
-        terms = torch.stack(terms).cpu()
-        for row in terms[~terms.isfinite().all(1)][:1]:     # the first, before others followed
-            self.check(dict(zip(names, row.tolist())))
-        return dict(zip(names, terms.mean(0).tolist()))
-
-    def check(self, terms):
-        """Raises DataError, before any checkpoint of this epoch, where a term is not finite."""
-        epoch = len(self.history) + 1
+    def track(self, **terms):
+        """Keeps the terms of a step (0-d tensors), on the device, until the end of the epoch."""
         for name, value in terms.items():
-            if not math.isfinite(value):
-                raise DataError(f"{name} is not finite in epoch {epoch}: lower --lr or its weight; "
-                                + (f"the checkpoint of epoch {epoch - 1} stays." if epoch > 1 else
-                                   "there is no checkpoint yet."))
+            self.tracked.setdefault(name, []).append(value.detach())
+        steps = len(self.tracked[name])
+        if steps % 10 == 0 and sys.stdout.isatty():
+            total = max(1, len(self.data.train) // self.args.batch_size)
+            epoch = len(self.rows(self.model)) + 1
+            print(f"\repoch {epoch}: step {steps} of {total}", end="", flush=True)
 
-    def log(self, images, **terms):
-        """The epoch's line: its terms, after it drew `images` images."""
-        self.check(terms)
-        seconds, self.clock = time.perf_counter() - self.clock, time.perf_counter()
-        epoch, epochs = len(self.history) + 1, self.args.epochs
-        self.history.append({"epoch": epoch, **terms, "seconds": seconds,
-                             "images_per_second": images / seconds})
-        left = sum(row["seconds"] for row in self.history) / epoch * (epochs - epoch)
-        print(f"epoch {epoch:3d}/{epochs}", *(f"{k} {v:.4g}" for k, v in terms.items()),
-              f"{seconds:.1f} s  {images / seconds:,.0f} images/s",
-              f"{left / 60:.0f} min left" if left >= 90 else f"{left:.0f} s left",
-              sep="  ", flush=True)
+    def end_epoch(self, score=None, **terms):
+        """Logs the means of the tracked terms and `terms`, prints them, saves best.pt and last.pt.
 
-    def save(self, score, nets, **parts):
-        """best.pt where `score` is the lowest so far, then last.pt, then log.csv, each whole."""
-        content = {"script": self.script, "args": self.saved_args(), "epoch": len(self.history),
-                   "shape": self.shape, "n_classes": self.n_classes, "history": self.history,
-                   "nets": {name: net.state_dict() for name, net in nets.items()},
-                   "kept": {name: images.cpu() for name, images in self.kept.items()}}
-        if score < self.best:
-            self.best = score
-            save(self.folder / "best.pt", content)
-        states = {name: part.get_state() if isinstance(part, torch.Generator)
-                  else part.state_dict() for name, part in parts.items()}
-        save(self.folder / "last.pt",
-             {**content, "parts": states, "best": self.best})
-        table = io.StringIO()
-        rows = csv.DictWriter(table, self.history[-1], lineterminator="\n")
-        rows.writeheader()
-        rows.writerows(self.history)
-        write(self.folder / "log.csv", table.getvalue())
+        best.pt is the epoch with the lowest `score`, the validation objective; the last epoch if
+        score is None. Raises DataError, and keeps the last checkpoint, if a term or a weight is
+        not finite."""
+        terms = {**self.mean_terms(self.tracked), **terms}
+        steps = max(len(values) for values in self.tracked.values())
+        self.tracked = {}
+        images = steps * min(self.args.batch_size, len(self.data.train))
+        self.log_epoch(terms, images)
+        self.save_epoch(score)
 
-    def best_nets(self, load):
-        """The networks of best.pt, by the script's load(path, device)."""
-        content = checkpoint(self.folder / "best.pt", self.script)
-        self.best_epoch = content["epoch"]
-        if not self.history:                                # --eval-only
-            last = self.folder / "last.pt"
-            content = checkpoint(last, self.script) if last.exists() else content
-            self.history, self.kept = content["history"], content.get("kept", {})
-            self.earlier = sum(row["seconds"] for row in self.history)
-        return load(self.folder / "best.pt", self.device)
+    def mean_terms(self, tracked):
+        """{name: mean over the steps} of {name: list of 0-d tensors}; nan for the term that was
+        the first not to be finite, which made the others so."""
+        means = {}
+        first = math.inf
+        for name, values in tracked.items():
+            values = torch.stack(values).float().cpu()
+            means[name] = values.mean().item()
+            bad = (~values.isfinite()).nonzero()
+            if len(bad) and bad[0].item() < first:
+                first = bad[0].item()
+                means = {name: math.nan, **means}
+        return means
 
-    @contextlib.contextmanager
-    def doing(self, what):
-        """Says what the evaluation is doing and for how long it did."""
-        start = time.perf_counter()
-        print(f"{what} ... ", end="", flush=True)
-        yield
-        print(f"{time.perf_counter() - start:.1f} s", flush=True)
+    def log_epoch(self, terms, images):
+        """Adds the terms of an epoch that used `images` images to the log, and prints them."""
+        epoch = len(self.rows(self.model)) + 1
+        self.check_finite(terms, epoch)
+        row = {"epoch": epoch, **terms}
+        if self.model:
+            row = {"model": self.model, **row}
+        seconds = time.perf_counter() - self.clock
+        self.clock = time.perf_counter()
+        row.update(seconds=seconds, images_per_second=images / seconds)
+        self.history.append(row)
+        spent = sum(row["seconds"] for row in self.rows(self.model))
+        left = spent / epoch * (self.args.epochs - epoch)
+        words = [f"{self.model} epoch {epoch}/{self.args.epochs}".strip()]
+        words += [f"{name} {value:.4g}" for name, value in terms.items()]
+        words.append(f"{seconds:.1f} s  {images / seconds:,.0f} images/s")
+        words.append(f"{left / 60:.0f} min left" if left >= 90 else f"{left:.0f} s left")
+        start = "\r\033[K" if sys.stdout.isatty() else ""   # over the progress line
+        print(start + "  ".join(words), flush=True)
+
+    def check_finite(self, terms, epoch):
+        """Raises DataError if a term or a weight is not finite."""
+        bad = [name for name, value in terms.items() if not math.isfinite(value)]
+        for name, part in self.parts.items():
+            if isinstance(part, nn.Module):
+                for weight in part.parameters():
+                    if not weight.isfinite().all():
+                        bad.append(f"a weight of {name}")
+        if bad:
+            kept = f"the checkpoint of epoch {epoch - 1} stays"
+            if epoch == 1:
+                kept = "there is no checkpoint yet"
+            raise DataError(f"{bad[0]} is not finite in epoch {epoch}: lower --lr or the weight of "
+                            f"that term; {kept}")
+
+    def save_epoch(self, score):
+        """best.pt if `score` is the lowest so far (or None), then last.pt, then log.csv. In the
+        last epoch best.pt is written in any case, for the history in it."""
+        epoch = len(self.rows(self.model))
+        state = self.models[self.model]
+        better = score is None or score < state["score"]
+        if better:
+            state.update(score=score, epoch=epoch, nets=self.copy_networks())
+        if better or epoch == self.args.epochs:
+            save(self.folder / "best.pt", self.checkpoint_content())
+        state["parts"] = {name: state_of(part) for name, part in self.parts.items()}
+        save(self.folder / "last.pt", {**self.checkpoint_content(), "models": self.models})
+        columns = {}                                        # in order, without repetition
+        for row in self.history:
+            columns.update(row)
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, list(columns), restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.history)
+        write(self.folder / "log.csv", buffer.getvalue())
+
+    def copy_networks(self):
+        """Copies of the weights of all networks among `parts`, on the CPU."""
+        nets = {}
+        for name, part in self.parts.items():
+            if isinstance(part, nn.Module):
+                nets[name] = {key: value.cpu().clone() for key, value in part.state_dict().items()}
+        return nets
+
+    def checkpoint_content(self):
+        """What best.pt holds. `nets` is {network: weights}, or with several models {model:
+        {network: weights}}, and `epoch` the same."""
+        nets = {model: state["nets"] for model, state in self.models.items()}
+        epochs = {model: state.get("epoch", 0) for model, state in self.models.items()}
+        if self.model == "":
+            nets = nets[""]
+            epochs = epochs[""]
+        return {"script": self.script, "args": self.saved_args, "shape": list(self.shape),
+                "classes": list(self.classes), "n_classes": len(self.classes),
+                "fingerprint": self.fingerprint, "epoch": epochs, "history": self.history,
+                "nets": nets, "kept": {name: images.cpu() for name, images in self.kept.items()}}
+
+    def stage(self, what=None):
+        """Says what the evaluation does next, and how long the stage before it took."""
+        if self.stage_started is not None:
+            print(f"{time.perf_counter() - self.stage_started:.1f} s", flush=True)
+        self.stage_started = None
+        if what is not None:
+            self.stage_started = time.perf_counter()
+            print(f"{what} ... ", end="", flush=True)
 
     def figure(self, name, figure, caption):
-        """Writes figures/NAME.png and shows it in the report; the caption says what to look for."""
+        """Adds a matplotlib Figure to the report and to figures/NAME.png; the caption says what to
+        look for."""
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=160)
-        write(self.folder / "figures" / f"{name}.png", buffer.getvalue())
         self.figures.append((name, caption, buffer.getvalue()))
 
     def table(self, title, header, rows, note=""):
-        """A table of the report; a cell is text or a number."""
-        self.tables.append((title, header, [[*map(shown, row)] for row in rows], note))
+        """Adds a table to the report; a cell is text, a number, or None."""
+        self.tables.append((title, header, rows, note))
+
+    def note(self, sentence):
+        """Adds a finding to the report: a sentence that is computed from the numbers."""
+        self.notes.append(sentence)
+
+    def finish(self, title, results):
+        """Writes the figures, results.json (plain numbers, unrounded) and report.html, and prints
+        the notes and the report's path."""
+        self.stage()
+        device = str(self.device)
+        if self.device.type == "cuda":                      # times mean nothing without it
+            device += f" ({torch.cuda.get_device_name(self.device)})"
+        args = dict(self.saved_args)
+        common = {"script": self.script, "data": args["data"], "command": args.pop("command"),
+                  "args": args,
+                  "versions": {"python": platform.python_version(), "torch": torch.__version__},
+                  "device": device, "threads": torch.get_num_threads(),
+                  "seconds": self.earlier_seconds + time.perf_counter() - self.started,
+                  "epochs": max([row["epoch"] for row in self.history], default=0),
+                  "seed": args["seed"], "smoke": args["smoke"]}
+        results = {**common, **results, "figures": self.write_figures()}
+        write(self.folder / "results.json", json.dumps(results, indent=1))
+        write(self.folder / "report.html", report(self, title, results))
+        for sentence in self.notes:
+            print(f"- {sentence}")
+        print(f"{results['seconds'] / 60:.1f} minutes in all, the report is", flush=True)
+        print(self.folder / "report.html")
+
+    def write_figures(self):
+        """Writes figures/*.png in place of those that the folder's results.json names; any other
+        file there stays. Returns the names of the files."""
+        earlier = []
+        with contextlib.suppress(OSError, ValueError, AttributeError, TypeError, KeyError):
+            results = json.loads((self.folder / "results.json").read_text(encoding="utf-8"))
+            earlier = [name for name in results["figures"] if Path(name).name == name]
+        folder = self.folder / "figures"
+        folder.mkdir(exist_ok=True)
+        names = []
+        for name, _, png in self.figures:
+            path = folder / f"{name}.png"
+            while path.exists() and path.name not in earlier:
+                path = path.with_name(f"{path.stem}_.png")  # a file of the user's has that name
+            write(path, png)
+            names.append(path.name)
+        for name in set(earlier) - set(names):
+            (folder / name).unlink(missing_ok=True)
+        return names
+
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+       color: #222 }
+table { border-collapse: collapse }
+td, th { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #ddd }
+td:first-child, th:first-child { text-align: left }
+figure { margin: 0 }
+img { max-width: 100% }
+pre { white-space: pre-wrap }
+@media print {
+  body { margin: 0; max-width: none; font-size: 11pt }
+  figure, table { break-inside: avoid }
+  h2 { break-after: avoid }
+  img { max-height: 22cm }
+}
+"""
+
+
+def report(run, title, results):
+    """report.html, one self-contained page: the findings, the tables, the figures. Every string
+    from outside is escaped."""
+    e = html.escape
+    versions = results["versions"]
+    threads = "1 thread" if results["threads"] == 1 else f"{results['threads']} threads"
+    parts = [f"<h1>{e(title)}</h1>",
+             f"<p>{e(run.script)}.py on {e(results['data'])}, {results['epochs']} epochs, "
+             f"{results['seconds'] / 60:.1f} minutes on {e(results['device'])}, {threads}, torch "
+             f"{e(versions['torch'])}, seed {results['seed']}.</p>"]
+    if results["smoke"]:
+        parts.append("<p><b>A smoke run: a few hundred images, seconds of training. It shows that "
+                     "everything works; its numbers mean nothing.</b></p>")
+    items = [f"<li>{e(sentence)}</li>" for sentence in run.notes]
+    parts.append(f"<ul>{''.join(items)}</ul>")
+    for heading, header, rows, note in run.tables:
+        parts.append(f"<h2>{e(heading)}</h2><table>")
+        cells = [f"<th>{e(str(cell))}</th>" for cell in header]
+        parts.append(f"<tr>{''.join(cells)}</tr>")
+        for row in rows:
+            cells = [f"<td>{e(shown(cell))}</td>" for cell in row]
+            parts.append(f"<tr>{''.join(cells)}</tr>")
+        parts.append(f"</table><p>{e(note)}</p>")
+    for name, caption, png in run.figures:
+        image = base64.b64encode(png).decode()
+        parts.append(f"<figure><h2>{e(name.replace('_', ' '))}</h2><p>{e(caption)}</p>"
+                     f'<img alt="{e(name)}" src="data:image/png;base64,{image}"></figure>')
+    parts.append(f"<h2>command</h2><pre>{e(results['command'])}</pre>")
+    body = "\n".join(parts)
+    return (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{e(title)}</title>'
+            f"<style>{STYLE}</style>\n{body}\n</html>\n")
+
+
+def shown(value):
+    """A table's cell as text: None is a dash, floats have four significant digits."""
+    if value is None:
+        return "–"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def percent(share):
+    """A share in [0, 1] as text: 98.2 %, or with two decimals below one per cent, or a dash."""
+    if share is None:
+        return "–"
+    if abs(share) < 0.01:
+        return f"{100 * share:.2f} %"
+    return f"{100 * share:.1f} %"
+
+
+def set_lr(opt, lr):
+    """Sets the step size of an optimizer."""
+    for group in opt.param_groups:
+        group["lr"] = lr
+
+
+def cosine(progress):
+    """The cosine schedule: 1 at progress 0, 0 at progress 1, the share of training that is done."""
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+# %% What a code holds
+
+
+@dataclass
+class Codes:
+    """The codes of a split: mu (N, Z) and logvar (N, Z) of q(z|x), s (N, S)."""
+    mu: torch.Tensor
+    logvar: torch.Tensor
+    s: torch.Tensor
+
+
+@torch.no_grad()
+def encode(enc, split):
+    """The outputs of enc for a whole split, a list of tensors (N, ...)."""
+    parts = []
+    for idx in torch.arange(len(split), device=split.device).split(500):
+        parts.append(enc(split.images(idx)))
+    return [torch.cat(outputs) for outputs in zip(*parts)]
+
+
+def encode_splits(enc, data):
+    """{split: Codes} of an encoder with outputs mu, logvar, s."""
+    codes = {}
+    for name, split in data.splits().items():
+        mu, logvar, s = encode(enc, split)
+        codes[name] = Codes(mu, logvar, s)
+    return codes
+
+
+@torch.no_grad()
+def decode(dec, *codes):
+    """Images (N, C, H, W) of a decoder that takes codes (N, ...), 500 at a time."""
+    chunks = [code.split(500) for code in codes]
+    return torch.cat([dec(*chunk) for chunk in zip(*chunks)])
+
+
+def mlp(width_in, width_out):
+    """The papers' two-layer MLP: 256-256, batch norm, LeakyReLU 0.2 (Jha et al., released code)."""
+    return nn.Sequential(nn.Linear(width_in, 256), nn.BatchNorm1d(256), nn.LeakyReLU(0.2),
+                         nn.Linear(256, 256), nn.BatchNorm1d(256), nn.LeakyReLU(0.2),
+                         nn.Linear(256, width_out))
+
+
+def sampled_rows(code, idx, rng):
+    """Rows idx of a code: of a tensor as they are, of (mu, logvar) a fresh draw of z."""
+    if isinstance(code, torch.Tensor):
+        return code[idx]
+    mu, logvar = code
+    noise = torch.randn(len(idx), mu.shape[1], generator=rng, device=mu.device)
+    return mu[idx] + (0.5 * logvar[idx]).exp() * noise
+
+
+@torch.enable_grad()
+def fit_mlp(code, width_out, loss, seed, steps, batch_size=256):
+    """Trains `mlp` on a code with Adam, the step size falling from 1e-3 to 1e-4 on a cosine.
+
+    code: (N, d), or (mu, logvar), of which z is drawn afresh at every step; loss(output, idx): the
+    loss of the outputs (B, width_out) for rows idx. Returns the network in eval mode."""
+    mean = code if isinstance(code, torch.Tensor) else code[0]
+    rng = make_rng(seed, "fit_mlp", mean.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = mlp(mean.shape[1], width_out).to(mean.device)
+    opt = torch.optim.Adam(net.parameters(), fused=mean.device.type != "mps")
+    batch_size = min(batch_size, len(mean))
+    order = torch.randperm(len(mean), generator=rng, device=mean.device)
+    for step in range(steps):
+        set_lr(opt, 1e-3 * cosine(0.8 * step / steps))
+        if len(order) < batch_size:
+            order = torch.randperm(len(mean), generator=rng, device=mean.device)
+        idx = order[:batch_size]
+        order = order[batch_size:]
+        value = loss(net(sampled_rows(code, idx, rng)), idx)
+        opt.zero_grad()
+        value.backward()
+        opt.step()
+    return net.eval()
+
+
+@torch.no_grad()
+def probe(train, test, labels, seed=0, steps=2000, draws=20):
+    """How well labels can be predicted from a code: the papers' MLP, with one head per label.
+
+    train, test: codes (N, d), or (mu, logvar), which are sampled, afresh at every step of training
+    and `draws` times for the score. labels: {name: (y_train (N,), y_test)}. Returns {name: {train:
+    accuracy, hits: (N_test,) share of draws in which an image was right, chance: one over the
+    classes of y_train, majority: accuracy on test of y_train's most frequent class}}."""
+    names = list(labels)
+    sizes = [int(torch.cat(labels[name]).max()) + 1 for name in names]
+    targets = [labels[name][0] for name in names]
+
+    def loss(output, idx):
+        total = 0
+        for logits, y in zip(output.split(sizes, dim=1), targets):
+            total = total + F.cross_entropy(logits, y[idx])
+        return total
+
+    net = fit_mlp(train, sum(sizes), loss, seed, steps)
+    device = targets[0].device
+    rng = make_rng(seed, "probe", device)
+    if isinstance(test, torch.Tensor):
+        draws = 1
+    results = {}
+    for name, (y, y_test) in labels.items():
+        counts = y.bincount()
+        results[name] = {"hits": torch.zeros(len(y_test), device=device),
+                         "chance": 1 / int((counts > 0).sum()),
+                         "majority": (y_test == counts.argmax()).float().mean().item()}
+    everything = torch.arange(len(targets[0]), device=device)
+    output = net(sampled_rows(train, everything, rng)).split(sizes, dim=1)
+    for name, logits in zip(names, output):
+        right = logits.argmax(1) == labels[name][0]
+        results[name]["train"] = right.float().mean().item()
+    everything = torch.arange(len(labels[names[0]][1]), device=device)
+    for _ in range(draws):
+        output = net(sampled_rows(test, everything, rng)).split(sizes, dim=1)
+        for name, logits in zip(names, output):
+            right = logits.argmax(1) == labels[name][1]
+            results[name]["hits"] += right.float() / draws
+    return results
+
+
+def mean_and_stderr(values):
+    """Mean of values (N,) and its standard error; the error is None for a single value."""
+    if len(values) < 2:
+        return values.mean().item(), None
+    return values.mean().item(), (values.std() / math.sqrt(len(values))).item()
+
+
+def balanced_accuracy(hits, y, unit):
+    """Mean over the classes of y (N,) of the accuracy hits (N,) in [0, 1], and its standard error
+    over units (N,), such as identities, whose images are not independent of each other (the
+    linearized, cluster-robust variance); None for a single unit."""
+    count = y.bincount()
+    recall = torch.zeros(len(count), device=y.device).index_add(0, y, hits) / count.clamp(min=1)
+    present = count > 0
+    n_classes = int(present.sum())
+    deviation = (hits - recall[y]) / (n_classes * count[y])
+    per_unit = torch.zeros(int(unit.max()) + 1, device=y.device).index_add(0, unit, deviation)
+    n_units = int((unit.bincount() > 0).sum())
+    stderr = None
+    if n_units > 1:
+        stderr = ((per_unit**2).sum() * n_units / (n_units - 1)).sqrt().item()
+    return recall[present].mean().item(), stderr
+
+
+def pose_factors(data):
+    """Names of the factors that vary within a class, such as a pose, unlike a hair colour."""
+    return [name for name in data.factors if not data.test.constant_within_class(name)]
+
+
+def pose_labels(data, split, names):
+    """One number per combination of the factors `names`, int64 (N,), the same in all splits."""
+    pose = torch.zeros_like(split.y)
+    for name in names:
+        pose = pose * len(data.factors[name]) + split.factors[name]
+    return pose
+
+
+def pose_only(data, codes):
+    """{split: (mu, logvar)} of train and test with each image's q(z|x) replaced by the mean q of
+    its pose over train: a z that holds the pose and nothing of the class. None if the set has no
+    pose.
+
+    A probe on it is the null of the class probe: chance is not, if a class has one image per pose,
+    since a pose then tells which classes are missing from train."""
+    names = pose_factors(data)
+    if not names:
+        return None
+    pose = pose_labels(data, data.train, names)
+    pose_test = pose_labels(data, data.test, names)
+    size = int(torch.cat([pose, pose_test]).max()) + 1
+    count = pose.bincount(minlength=size).clamp(min=1)[:, None]
+    train = []
+    test = []
+    for values in (codes["train"].mu, codes["train"].logvar):
+        total = torch.zeros(size, values.shape[1], device=values.device)
+        mean = total.index_add(0, pose, values) / count
+        train.append(mean[pose])
+        test.append(mean[pose_test])
+    return {"train": tuple(train), "test": tuple(test)}
+
+
+def probe_codes(run, data, codes, steps=2000):
+    """What s, sampled z and the mean of z hold: tables and notes of the report, and the results by
+    results.json's keys. codes: {split: Codes}.
+
+    Class probes are fitted on train and scored on test. Factor probes are fitted on train and
+    scored on `unseen` if the set has it, by balanced accuracy, whose chance level is one over the
+    number of values, with its standard error over identities (over images without `unseen`)."""
+    seed = run.args.seed
+    kl = 0.5 * (codes["test"].mu**2 + codes["test"].logvar.exp() - 1 - codes["test"].logvar)
+    results = {"test_kl": kl.sum(1).mean().item(),
+               "active_dims": int((kl.mean(0) > 0.01).sum()), "factors": {}}
+    scored = "unseen" if data.unseen else "test"
+    split = data.splits()[scored]
+    unit = data.unseen.y if data.unseen else torch.arange(len(split), device=split.device)
+    parts = {}
+    for name, code in codes.items():
+        parts[name] = {"s": code.s, "z": (code.mu, code.logvar), "z_mean": code.mu}
+    labels = {"class": (data.train.y, data.test.y)}
+    factor_labels = {}
+    for factor in data.factors:
+        factor_labels[factor] = (data.train.factors[factor], split.factors[factor])
+        results["factors"][factor] = {}
+    for code in ("s", "z", "z_mean"):
+        found = probe(parts["train"][code], parts["test"][code], labels, seed, steps)["class"]
+        mean, stderr = mean_and_stderr(found["hits"])
+        results.update({f"{code}_train_acc": found["train"], f"{code}_test_acc": mean,
+                        f"{code}_test_stderr": stderr, "chance": found["chance"],
+                        "majority": found["majority"]})
+        if factor_labels:
+            found = probe(parts["train"][code], parts[scored][code], factor_labels, seed, steps)
+            for factor, part in found.items():
+                mean, stderr = balanced_accuracy(part["hits"], split.factors[factor], unit)
+                results["factors"][factor].update({code: mean, f"{code}_stderr": stderr,
+                                                   "chance": part["chance"],
+                                                   "majority": part["majority"]})
+    results.update(z_null_acc=None, z_null_stderr=None)
+    null = pose_only(data, codes)
+    if null is not None:
+        found = probe(null["train"], null["test"], labels, seed, steps)["class"]
+        results["z_null_acc"], results["z_null_stderr"] = mean_and_stderr(found["hits"])
+    report_class(run, results)
+    if results["factors"]:
+        report_factors(run, data, results["factors"])
+    return results
+
+
+def leaks(value, stderr, null, null_stderr=None):
+    """Whether `value` lies more than two standard errors above `null`."""
+    error = math.hypot(stderr or 0, null_stderr or 0)
+    return value > null + 2 * error
+
+
+def report_class(run, r):
+    """The table of the class probes and what they mean; r: results of `probe_codes`."""
+    names = {"s": "s", "z": "sampled z", "z_mean": "mean of z"}
+    rows = []
+    for code, words in names.items():
+        null = r["z_null_acc"] if code == "z" else None
+        rows.append((words, percent(r[f"{code}_train_acc"]), percent(r[f"{code}_test_acc"]),
+                     percent(null), percent(r["chance"]), percent(r["majority"])))
+    run.table("Class predicted from the codes by an MLP",
+              ("code", "train", "test", "pose-only null", "chance", "majority"), rows,
+              "Sampled z is the papers' measurement, here the mean of 20 draws. The pose-only null "
+              "is the accuracy for a z that holds the pose and nothing else.")
+    run.note(f"s predicts the class of {percent(r['s_test_acc'])} of the test images, the mean of "
+             f"z of {percent(r['z_mean_test_acc'])}.")
+    null = r["chance"] if r["z_null_acc"] is None else r["z_null_acc"]
+    what = "chance" if r["z_null_acc"] is None else "pose-only null"
+    sentence = f"Sampled z predicts it in {percent(r['z_test_acc'])} ({what} {percent(null)}): "
+    if leaks(r["z_test_acc"], r["z_test_stderr"], null, r["z_null_stderr"]):
+        sentence += "more than two standard errors above, so part of the class leaks into z."
+    else:
+        sentence += "within two standard errors, so the class does not leak into sampled z."
+    run.note(sentence)
+    if r["active_dims"] == 0 or r["test_kl"] < 0.5:
+        run.note(f"z is unused (KL {r['test_kl']:.2g} nats in {r['active_dims']} dimensions), so "
+                 "its low accuracy shows nothing: lower --kl-weight or train for longer.")
+
+
+def report_factors(run, data, factors):
+    """The table of the factor probes, and which factor is found worst where it belongs, and which
+    best where it does not."""
+    poses = pose_factors(data)
+    rows = []
+    for name, f in factors.items():
+        cells = [name, "z" if name in poses else "s"]
+        for code in ("s", "z", "z_mean"):
+            error = f[f"{code}_stderr"]
+            cells.append(percent(f[code]) + ("" if error is None else f" ± {100 * error:.1f}"))
+        rows.append([*cells, percent(f["chance"])])
+    where = "unseen identities" if data.unseen else "test images"
+    run.table(f"Factors predicted from the codes on {where}",
+              ("factor", "belongs in", "s", "sampled z", "mean of z", "chance"), rows,
+              "Balanced accuracy ± its standard error, which for unseen identities is that over "
+              "identities.")
+    persons = [name for name in factors if name not in poses]
+    for group, home, away in ((persons, "s", "z"), (poses, "z_mean", "s")):
+        if not group:
+            continue
+        home_words = "s" if home == "s" else "the mean of z"
+        away_words = "sampled z" if away == "z" else "s"
+        worst = min(group, key=lambda name: factors[name][home])
+        gaps = {name: factors[name][away] - factors[name]["chance"] for name in group}
+        best = max(group, key=lambda name: gaps[name])
+        f = factors[best]
+        sentence = (f"Of the factors that belong in {home[0]}, {home_words} predicts {worst} worst "
+                    f"({percent(factors[worst][home])}), and {away_words} predicts {best} best, "
+                    f"{100 * gaps[best]:.1f} points above chance: ")
+        if leaks(f[away], f[f"{away}_stderr"], f["chance"]):
+            sentence += f"{best} leaks into {away[0]}."
+        else:
+            sentence += f"within two standard errors, so none of them leaks into {away[0]}."
+        run.note(sentence)
+
+
+@torch.no_grad()
+def predictor(train, test, seed=0, steps=2000):
+    """Predicts one code from another, with the papers' MLP and squared error.
+
+    train, test: (input (N, d_in), target (N, d_out)). Returns R2 on test, over all targets together
+    and against the mean of train (None if that is never wrong), and the predictions on test (N,
+    d_out)."""
+    x, y = train
+    x_test, y_test = test
+    mean = y.mean(0)
+    scale = y.std(0).mean() + 1e-8                          # one for all: unused ones stay small
+
+    def loss(output, idx):
+        return F.mse_loss(output, (y[idx] - mean) / scale)
+
+    net = fit_mlp(x, y.shape[1], loss, seed, steps)
+    predicted = mean + scale * net(x_test)
+    error = (y_test - predicted).square().sum()
+    constant = (y_test - mean).square().sum()
+    r2 = 1 - (error / constant).item() if constant > 0 else None
+    return r2, predicted
+
+
+class LeNet(nn.Module):
+    """After LeCun et al. 1998, with ReLU, max pooling and batch norm: the judge of decoded images,
+    and the features of the default Frechet distance."""
+
+    def __init__(self, channels, size, n_classes):
+        super().__init__()
+        side = ((size - 4) // 2 - 4) // 2
+        self.features = nn.Sequential(                                          # (B, C, 28, 28)
+            nn.Conv2d(channels, 16, 5), nn.MaxPool2d(2), nn.BatchNorm2d(16), nn.ReLU(),
+            nn.Conv2d(16, 48, 5), nn.MaxPool2d(2), nn.BatchNorm2d(48), nn.ReLU(),
+            nn.Flatten(),                                                       # (B, 768)
+            nn.Linear(48 * side**2, 128), nn.BatchNorm1d(128), nn.ReLU())       # (B, 128)
+        self.head = nn.Linear(128, n_classes)
+
+    def forward(self, x):
+        return self.head(self.features(x))
+
+    @torch.no_grad()
+    def predict(self, images):
+        """The classes (N,) of images (N, C, H, W), uint8 or float in [0, 1]."""
+        scale = 255 if images.dtype == torch.uint8 else 1
+        return torch.cat([self(part.float() / scale).argmax(1) for part in images.split(500)])
+
+
+LENET_RECIPE = 2          # in the name of the cache file: raise it whenever the training changes
+
+
+@torch.enable_grad()
+def classifier(data, data_dir, shows=100_000, seed=0):
+    """A LeNet trained on about `shows` train images, of which the epoch with the best accuracy on
+    val is kept; cached in data_dir under the checksum of the training images.
+
+    Returns the network in eval mode and its accuracy on test."""
+    train = data.train
+    digest = hashlib.sha256(train.x.cpu().numpy().tobytes())
+    digest.update(train.y.cpu().numpy().tobytes())
+    kind = re.sub(r"\W", "", data.name.partition(":")[0])
+    path = Path(data_dir) / (f"lenet{LENET_RECIPE}-{kind}-{digest.hexdigest()[:12]}-{shows}-{seed}"
+                             ".pt")
+    channels, size = train.x.shape[1:3]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = LeNet(channels, size, len(data.classes)).to(train.device)
+    cached = path.exists()
+    if cached:
+        try:
+            net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["net"])
+        except Exception:
+            print(f"({path} is damaged: training it again)", flush=True)
+            cached = False
+    if not cached:
+        fit_classifier(net, train, data.val, shows, seed)
+        with contextlib.suppress(OSError):                  # a read-only folder costs a minute
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save(path, {"net": net.state_dict()})
+    net.eval()
+    return net, accuracy(net, data.test)
+
+
+def accuracy(net, split):
+    """The share of a split's images whose class a LeNet predicts."""
+    return (net.predict(split.x) == split.y).float().mean().item()
+
+
+def fit_classifier(net, train, val, shows, seed):
+    """Trains a LeNet with Adam on a cosine and leaves it at the epoch with the best accuracy on
+    val. Noise on the pixels keeps it from relying on single ones, which no decoder draws exactly.
+    Order and noise are drawn on the CPU, so that they are the same on every device."""
+    rng = make_rng(seed, "classifier")
+    opt = torch.optim.Adam(net.parameters(), fused=train.device.type != "mps")
+    epochs = max(1, round(shows / len(train)))
+    steps = max(1, len(train) // 128)
+    best = -1.0
+    for epoch in range(epochs):
+        net.train()
+        for step, idx in enumerate(batches(train, min(128, len(train)), rng)):
+            set_lr(opt, 2e-3 * cosine((epoch + step / steps) / epochs))
+            x = train.images(idx)
+            x = x + 0.1 * torch.randn(x.shape, generator=rng).to(x.device)
+            loss = F.cross_entropy(net(x), train.y[idx])
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+        net.eval()
+        score = accuracy(net, train if val is None else val)
+        if score >= best:
+            best = score
+            state = {name: value.clone() for name, value in net.state_dict().items()}
+    net.load_state_dict(state)
+
+
+def svm_report(train, test, kernel, seed=0, points=None):
+    """scikit-learn's SVC on standardized codes; train, test: (codes (N, d), y (N,)); kernel
+    "linear" or "rbf"; points: use so many seeded training rows, since the time grows with their
+    square.
+
+    Returns plain numbers on test: accuracy; precision, recall and f1, a list over classes, 0 where
+    undefined; confusion, counts, one row per true class."""
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC
+    x, y = train
+    x_test, y_test = test
+    idx = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))[:points]
+    x = x.cpu()[idx].numpy()
+    y = y.cpu()[idx].numpy()
+    y_test = y_test.cpu().numpy()
+    svm = make_pipeline(StandardScaler(), SVC(kernel=kernel, cache_size=1000))
+    predicted = svm.fit(x, y).predict(x_test.cpu().numpy())
+    labels = range(int(max(y.max(), y_test.max())) + 1)
+    precision, recall, f1, _ = precision_recall_fscore_support(y_test, predicted, labels=labels,
+                                                               zero_division=0)
+    return {"accuracy": float((predicted == y_test).mean()), "precision": precision.tolist(),
+            "recall": recall.tolist(), "f1": f1.tolist(),
+            "confusion": confusion_matrix(y_test, predicted, labels=labels).tolist()}
+
+
+def tsne(code, seed=0):
+    """scikit-learn's t-SNE of a code (N, d): points (N, 2), numpy. A code without two directions
+    (constant, one-dimensional, not finite) has no neighbours to embed: its first numbers are drawn
+    as they are."""
+    rows = torch.nan_to_num(code.float().cpu()).clamp(-1e6, 1e6)
+    magnitude = rows.abs().max().item()
+    rows = rows - rows.mean(0)
+    scale = rows.std(0, correction=0).max().item()
+    if rows.shape[1] == 1:                                  # a strip, spread out to be seen
+        rng = torch.Generator().manual_seed(seed)
+        rows = torch.cat([rows, torch.rand(len(rows), 1, generator=rng) * scale], 1)
+        return rows.numpy()
+    distinct = len(rows.unique(dim=0))
+    if distinct < 4 or not scale > 1e-5 * magnitude:
+        return rows[:, :2].numpy()
+    from sklearn.manifold import TSNE
+    perplexity = min(30.0, (distinct - 1) / 3)
+    return TSNE(perplexity=perplexity, random_state=seed).fit_transform((rows / scale).numpy())
+
+
+# %% Likelihood
+
+
+def log_normal(z):
+    """log N(z; 0, I) in nats, (...) of z (..., Z)."""
+    return -0.5 * (z**2 + math.log(2 * math.pi)).sum(-1)
+
+
+@torch.no_grad()
+def log_marginal(x, mu, logvar, log_likelihood, ks=(5000,), seed=0, prior=None, chunk=None):
+    """{k: log p_k(x) (N,)} in nats: log of 1/k sum_i p(x|z_i) p(z_i) / q(z_i|x), z_i ~ q(z|x).
+
+    In expectation a lower bound of log p(x), tighter with every sample (Burda, Grosse,
+    Salakhutdinov 2016). x (N, ...) is encoded once, to mu and logvar (N, Z);
+    log_likelihood(x (B, ...), z (c, B, Z)) -> (c, B) nats; prior: an object with log_prob(z (...,
+    Z)) -> (...), N(0, I) without one. `chunk` samples of 20 images are decoded at a time, so that
+    memory does not grow with k; neither chunk nor ks changes an image's draws. An autocast around
+    the call is switched off, because bfloat16 is wrong by some 0.1 nats; log_likelihood may open
+    one around its decoder. The result is float64, on the CPU."""
+    device = mu.device
+    dtype = torch.promote_types(mu.dtype, torch.float32)
+    if chunk is None:                                       # on a GPU up to two million pixels
+        chunk = 10 if device.type == "cpu" else max(10, min(2500, 2_000_000 // x[0].numel()))
+    log_prior = prior.log_prob if prior else log_normal
+    results = {k: [] for k in sorted(set(ks))}
+    seeds = torch.Generator().manual_seed(seed)
+    autocast = contextlib.nullcontext()
+    if torch.amp.is_autocast_available(device.type):
+        autocast = torch.autocast(device.type, enabled=False)
+    with autocast:
+        for start in range(0, len(x), 20):
+            images = x[start:start + 20]
+            m = mu[start:start + 20].to(dtype)
+            v = logvar[start:start + 20].to(dtype)
+            rng = torch.Generator(device)
+            rng.manual_seed(int(torch.randint(2**62, (), generator=seeds)))
+            total = torch.full((len(m),), -math.inf, dtype=torch.float64)
+            noise = m.new_empty(0, *m.shape)                # (samples, B, Z) that are not used yet
+            done = 0
+            for k in results:
+                while done < k:
+                    count = min(max(chunk, 50), k - done)
+                    while len(noise) < count:               # drawn in fifties, whatever count is
+                        fresh = torch.randn(50, *m.shape, generator=rng, device=device,
+                                            dtype=dtype)
+                        noise = torch.cat([noise, fresh])
+                    eps = noise[:count]
+                    noise = noise[count:]
+                    done += count
+                    z = m + (0.5 * v).exp() * eps           # (count, B, Z)
+                    log_q = log_normal(eps) - 0.5 * v.sum(-1)
+                    log_p = torch.cat([log_likelihood(images, part) for part in z.split(chunk)])
+                    log_w = log_p.to(dtype) + log_prior(z) - log_q
+                    total = total.logaddexp(log_w.logsumexp(0).cpu().double())
+                results[k].append(total - math.log(k))
+    return {k: torch.cat(parts) for k, parts in results.items()}
+
+
+def nll(x, mu, logvar, log_likelihood, k=5000, **options):
+    """The negative log-likelihood of images x (N, ...) of D numbers; arguments as for log_marginal.
+
+    Returns {nats per image, bits_per_dim: nats / (D ln 2), k, n: N, stderr: the standard error of
+    nats over images, None for a single one}."""
+    log_p = log_marginal(x, mu, logvar, log_likelihood, (k,), **options)[k]
+    return {**mean_nats(-log_p, x[0].numel()), "k": k}
+
+
+def mean_nats(values, numbers=None):
+    """{nats, stderr, n}: mean of values (n,), its standard error, None for a single one, and n;
+    with `numbers`, the D of an image, also bits_per_dim, nats / (D ln 2)."""
+    nats, stderr = mean_and_stderr(values)
+    result = {"nats": nats, "stderr": stderr, "n": len(values)}
+    if numbers is not None:
+        result["bits_per_dim"] = nats / (numbers * math.log(2))
+    return result
+
+
+# %% The Frechet distance between features of images
+
+FEATURES = {"lenet": 128, "inception": 2048}                # how many numbers each extractor gives
+
+
+def frechet(mean1, cov1, mean2, cov2):
+    """|mean1 - mean2|^2 + tr(cov1 + cov2 - 2 (cov1 cov2)^(1/2)) in float64; means (d,), covs (d, d)
+    (Heusel et al. 2017).
+
+    The trace of the square root needs eigenvalues only: with cov1 = R R', those of cov1 cov2 are
+    those of R' cov2 R, which is symmetric and has a real root at any rank. R is a Cholesky factor
+    of either covariance, or made of eigenvectors if neither has one."""
+    mean1 = mean1.cpu().double()
+    mean2 = mean2.cpu().double()
+    cov1 = cov1.cpu().double()
+    cov2 = cov2.cpu().double()
+    root, failed = torch.linalg.cholesky_ex(cov1)
+    other = cov2
+    if failed:
+        root, failed = torch.linalg.cholesky_ex(cov2)
+        other = cov1
+    if failed:
+        values, vectors = torch.linalg.eigh(cov2)
+        root = vectors * values.clamp(min=0).sqrt()
+    values = torch.linalg.eigvalsh(root.T @ other @ root)
+    squared = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace()
+    return max((squared - 2 * values.clamp(min=0).sqrt().sum()).item(), 0.0)
+
+
+def statistics(batches_of_features):
+    """Mean (d,) and unbiased covariance (d, d), float64, of features that come in batches (B, d),
+    at least two rows in all."""
+    n = 0
+    for part in batches_of_features:
+        part = part.cpu().double()
+        if n == 0:
+            origin = part.mean(0)                           # a large mean would cancel the variance
+            total = torch.zeros_like(origin)
+            product = torch.zeros(len(origin), len(origin), dtype=torch.float64)
+        part = part - origin
+        n += len(part)
+        total += part.sum(0)
+        product += part.T @ part
+    return origin + total / n, (product - total.outer(total) / n) / (n - 1)
+
+
+def to_bytes(images):
+    """Images as they would be saved: float in [0, 1] to the nearest uint8; uint8 unchanged."""
+    if images.dtype == torch.uint8:
+        return images
+    return (images.float() * 255 + 0.5).clamp(0, 255).byte()
+
+
+def inception(data_dir):
+    """torchvision's Inception v3 without its last layer: (B, 3, 299, 299) in [-1, 1] -> (B, 2048).
+
+    The weights come from data_dir, from torch's cache, or are downloaded. Raises DataError, which
+    says where to get them."""
+    models = torchvision().models
+    weights = models.Inception_V3_Weights.IMAGENET1K_V1
+    files = sorted(Path(data_dir).glob("inception_v3_google-*.pth"))
+    with torch.random.fork_rng(devices=[]):                 # aux_logits, because the file has them
+        net = models.inception_v3(aux_logits=True, transform_input=False, init_weights=False)
+    try:
+        if files:                                           # the name ends in the file's checksum
+            digest = hashlib.sha256(files[0].read_bytes()).hexdigest()
+            if not digest.startswith(files[0].stem.rpartition("-")[2]):
+                raise ValueError(f"{files[0]} is not what its name says")
+            state = torch.load(files[0], map_location="cpu", weights_only=True)
+        else:
+            state = weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
+        net.load_state_dict(state)
+    except Exception as error:                              # URLError, OSError, damaged bytes
+        raise DataError(f"Inception's weights are missing or damaged ({str(error).strip()[:120]}): "
+                        f"download {weights.url} into {data_dir}, or use the features of "
+                        "lenet.") from None
+    net.fc = nn.Identity()
+    net.aux_logits = False
+    net.AuxLogits = None
+    return net.eval()
+
+
+def inception_input(images):
+    """uint8 (B, 1 or 3, H, W) -> float (B, 3, 299, 299) in [-1, 1], resized to 32 x 32 first, so
+    that sets of all sizes are blurred alike. Grey is copied to three channels."""
+    x = images.expand(-1, 3, -1, -1).float() / 255
+    if x.device.type == "mps" and min(x.shape[2:]) > 32:    # torch 2.4 has no antialiasing there
+        return inception_input(images.cpu()).to(x.device)
+    for size in (32, 299):
+        x = F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False,
+                          antialias=min(x.shape[2:]) > size)
+    return 2 * x - 1
+
+
+def extractor(kind, data, data_dir, device, shows=100_000, seed=0):
+    """A function from images (n, C, H, W) to the `statistics` of their features, and the features'
+    name. "lenet": what the classifier of `data` passes to its last layer; "inception": see there.
+    """
+    if kind == "lenet":
+        net = classifier(data, data_dir, shows, seed)[0].features
+        size = 500
+        name = f"LeNet of {data.name}, 128"
+    else:
+        net = inception(data_dir)
+        size = 50
+        name = "torchvision's Inception, 2,048 (3x32x32, then 299)"
+    net = net.to(device)
+
+    @torch.no_grad()
+    def measure(images):
+        features = []
+        for part in images.split(size):
+            part = to_bytes(part.to(device))
+            x = part.float() / 255 if kind == "lenet" else inception_input(part)
+            features.append(net(x).cpu())
+        return statistics(features)
+    return measure, name
+
+
+def need_images(kind, counts):
+    """Raises DataError if there are fewer images than features; counts: {whose: how many}."""
+    for whose, n in counts.items():
+        if n < FEATURES[kind]:
+            raise DataError(f"{n:,} {whose} are too few for {FEATURES[kind]:,} features of {kind}: "
+                            "a Frechet distance needs as many images as features on either side "
+                            "(--fid none leaves it out).")
+
+
+def fid(kind, data, data_dir, images, seed=0, shows=100_000, judges=1):
+    """The Frechet distance between images and all test images of `data`, a Dataset. It compares
+    models on one set only: another set has other features.
+
+    kind: "lenet", "inception" or "none"; images (n, C, H, W), uint8, or float in [0, 1], which is
+    rounded to uint8 first, as the set is; judges: the mean over so many LeNets, which differ in
+    their seed. Returns None for "none", else {value, spread: its deviation between judges, None for
+    one, relative: value over the trace of the test images' covariance, floor: the value of as many
+    train images (at most all, seeded), features: a name, n}. Raises DataError if there are fewer
+    images than features."""
+    if kind == "none":
+        return None
+    n = len(images)
+    train = data.train
+    idx = torch.randperm(len(train), generator=make_rng(seed, "fid"))[:n].to(train.device)
+    need_images(kind, {"images": n, "test images": len(data.test), "train images": len(idx)})
+    if kind == "inception":
+        judges = 1
+    cache = vars(data).setdefault("statistics", {})         # of test and train: measured once
+    values = []
+    floors = []
+    for judge in range(judges):
+        measure, name = extractor(kind, data, data_dir, data.test.device, shows, judge)
+        key = (kind, shows, judge, seed, n)
+        if key not in cache:
+            cache[key] = (measure(data.test.x), measure(train.x[idx]))
+        reference, floor = cache[key]
+        values.append(frechet(*measure(images), *reference))
+        floors.append(frechet(*floor, *reference))
+    trace = cache[kind, shows, 0, seed, n][0][1].trace().item()
+    return {"value": float(np.mean(values)),
+            "spread": float(np.std(values, ddof=1)) if judges > 1 else None,
+            "relative": values[0] / max(trace, 1e-12), "floor": float(np.mean(floors)),
+            "features": name, "n": n}
+
+
+# %% Figures
+
+# Twelve colours that differ in lightness as well as in hue, and four markers to tell them apart.
+COLOURS = ("#332288", "#ee7733", "#117733", "#88ccee", "#cc3311", "#ddcc77", "#aa4499", "#44aa99",
+           "#000000", "#ee99aa", "#999933", "#0077bb")
+MARKERS = "os^D"
+
+
+def new_figure(width, height, panels=1):
+    """A matplotlib Figure and the list of its axes, three in a row, each width x height inches.
+    Nothing global is changed, and no window is opened."""
+    if "matplotlib" not in sys.modules:
+        os.environ["MPLBACKEND"] = "agg"                    # a notebook's may not exist here
+    from matplotlib.figure import Figure
+    rows = math.ceil(panels / 3)
+    columns = min(panels, 3)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for spare in axes[panels:]:
+        spare.remove()
+    return figure, axes[:panels]
+
+
+def drawable(names, length=24):
+    """Class names as a figure can show them: characters without a glyph as U+XXXX, long names cut
+    in the middle, all of them different."""
+    from matplotlib import font_manager
+    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    glyphs = font.get_charmap()
+    results = []
+    for name in names:
+        text = ""
+        for character in str(name):
+            known = ord(character) in glyphs and character.isprintable()
+            text += character if known else f"U+{ord(character):04X}"
+        if len(text) > length:
+            text = f"{text[:length // 2]}...{text[-length // 3:]}"
+        if text in results:
+            text = f"{text[:length]} ({len(results)})"
+        results.append(text)
+    return results
+
+
+def grid(images, row_names=(), header=False, red=None, xlabel="", ylabel="", gap_after=()):
+    """A figure of rows of images (R, C, channels, H, W) in [0, 1], with a name left of each row.
+
+    header: set the first row and column apart; red (R, C): outline these images in red; gap_after:
+    columns (numbers) after which a gap sets the rest apart."""
+    pixels = (torch.nan_to_num(images.float()).clamp(0, 1) * 255).round().byte()
+    pixels = pixels.expand(-1, -1, 3, -1, -1).permute(0, 1, 3, 4, 2).cpu().numpy()
+    rows, columns, height, width, _ = pixels.shape
+    scale = max(1, round(96 / height))                      # whole pixels stay crisp
+    pixels = pixels.repeat(scale, 2).repeat(scale, 3)
+    height = height * scale
+    width = width * scale
+    space = 6 if red is None else 14
+    tops = [space]
+    for i in range(1, rows):
+        tops.append(tops[-1] + height + space + (18 if header and i == 1 else 0))
+    lefts = [space]
+    for j in range(1, columns):
+        apart = (header and j == 1) or j - 1 in gap_after
+        lefts.append(lefts[-1] + width + space + (18 if apart else 0))
+    sheet = np.full((tops[-1] + height + space, lefts[-1] + width + space, 3), 255, np.uint8)
+    for i, top in enumerate(tops):
+        for j, left in enumerate(lefts):
+            if red is not None and red[i, j]:
+                sheet[top - 5:top + height + 5, left - 5:left + width + 5] = (220, 0, 0)
+            sheet[top:top + height, left:left + width] = pixels[i, j]
+    longest = 0
+    for name in row_names:
+        longest = max(longest, *[len(line) for line in name.split("\n")])
+    margin = 0.3 + 0.1 * longest + (0.2 if ylabel else 0)
+    figure, (axis,) = new_figure(sheet.shape[1] / 160 + margin, sheet.shape[0] / 160 + 0.3)
+    axis.imshow(sheet, interpolation="nearest")
+    axis.set_anchor("E")                                    # the room that is left goes to names
+    axis.spines[:].set_visible(False)
+    axis.tick_params(length=0, labelsize=9)
+    axis.set_xticks([])
+    middles = [top + height / 2 for top in tops]
+    axis.set_yticks(middles[:len(row_names)], row_names)
+    axis.xaxis.set_label_position("top")
+    axis.set_xlabel(xlabel)
+    axis.set_ylabel(ylabel)
+    return figure
+
+
+def swap_grid(dec, s_images, s, z_images, z):
+    """Every z with every s: the first row shows where s comes from, the first column where z does.
+    s_images (C, ch, H, W), s (C, S); z_images (R, ch, H, W), z (R, Z)."""
+    swapped = decode(dec, z.repeat_interleave(len(s), 0), s.repeat(len(z), 1))
+    body = torch.cat([z_images[:, None], swapped.unflatten(0, (len(z), len(s)))], 1)
+    top = torch.cat([torch.ones_like(z_images[:1]), s_images])[None]
+    return grid(torch.cat([top, body]), header=True, xlabel="s from the first row",
+                ylabel="z from the first column")
+
+
+def curves(history, panels, chance=None):
+    """The log over epochs, one panel for each of {title: {label: column}}, with a grey line at
+    chance[title] if there is one. Columns that the log does not have are left out."""
+    found = {}
+    for title, lines in panels.items():
+        lines = {label: column for label, column in lines.items() if column in history[0]}
+        if lines:
+            found[title] = lines
+    figure, axes = new_figure(3.6, 2.8, max(1, len(found)))
+    styles = ("-", "--", ":", "-.")
+    for axis, (title, lines) in zip(axes, found.items()):
+        for k, (label, column) in enumerate(lines.items()):
+            marker = "o" if len(history) <= 30 else None    # more of them hide the line
+            axis.plot([row["epoch"] for row in history], [row[column] for row in history],
+                      styles[k % 4], color=COLOURS[k], label=label, marker=marker, markersize=3)
+        if chance and title in chance:
+            axis.axhline(chance[title], color="gray", linewidth=1)
+        axis.set_ylabel(title)
+        axis.set_xlabel("epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.legend(frameon=False, fontsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def scatter(panels, seed=0, ticks=False):
+    """Points coloured by class, one panel for each {title: (points (N, 2), y (N,), names)}.
+
+    With more than 12 classes 12 seeded ones have a colour and the rest are grey."""
+    figure, axes = new_figure(4.6, 4.0, len(panels))
+    for axis, (title, (points, y, names)) in zip(axes, panels.items()):
+        points = np.nan_to_num(np.asarray(points, np.float64), posinf=0, neginf=0)
+        y = y.cpu()
+        present = y.unique()
+        size = 8 if len(points) > 500 else 20
+        if len(present) > 12:
+            order = torch.randperm(len(present), generator=torch.Generator().manual_seed(seed))
+            present = present[order[:12]].sort().values
+            axis.scatter(points[:, 0], points[:, 1], s=4, color="#cccccc", linewidths=0)
+            size = 22
+        labels = drawable([names[c] for c in present.tolist()])
+        for k, c in enumerate(present.tolist()):
+            mine = points[(y == c).numpy()]
+            axis.scatter(mine[:, 0], mine[:, 1], s=size, color=COLOURS[k], marker=MARKERS[k % 4],
+                         linewidths=0, label=f" {labels[k]}")   # a leading _ would hide it
+        axis.set_title(title, fontsize=10)
+        if not ticks:
+            axis.set_xticks([])
+            axis.set_yticks([])
+        legend = axis.legend(fontsize=7, frameon=False, loc="center left",
+                             bbox_to_anchor=(1, 0.5), markerscale=1.5)
+        for text in legend.get_texts():
+            text.set_parse_math(False)                      # a class may be called $x_1
+    return figure
+
+
+def confusion(matrix, names):
+    """Counts and shares of the row: matrix (K, K) of counts, rows the true class; K names.
+
+    With more than 20 classes the 20 with the most mistakes, by and for them, are shown."""
+    counts = np.asarray(matrix)
+    shares = counts / counts.sum(1, keepdims=True).clip(1)
+    wrong = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
+    drawn = np.sort(np.argsort(-wrong, kind="stable")[:20])
+    figure, (axis,) = new_figure(0.42 * len(drawn) + 2, 0.42 * len(drawn) + 1.4)
+    axis.imshow(shares[np.ix_(drawn, drawn)], cmap="Blues", vmin=0, vmax=1)
+    for i, row in enumerate(drawn):
+        for j, column in enumerate(drawn):
+            if counts[row, column]:
+                share = shares[row, column]
+                axis.text(j, i, f"{counts[row, column]:,}\n{100 * share:.0f} %", ha="center",
+                          va="center", fontsize=6, color="white" if share > 0.5 else "black")
+    labels = drawable([names[k] for k in drawn])
+    axis.set_xticks(range(len(drawn)), labels, rotation=90, fontsize=7)
+    axis.set_yticks(range(len(drawn)), labels, fontsize=7)
+    axis.set_xlabel("predicted class")
+    axis.set_ylabel("true class")
+    for text in axis.get_xticklabels() + axis.get_yticklabels():
+        text.set_parse_math(False)
+    return figure
+
+
+def draw_codes(run, data, codes, dec, net, points):
+    """The figures of two codes, codes {split: Codes}: swap grids, interpolations (with notes on
+    what the classifier `net` predicts, unless it is None) and t-SNE of at most `points` images."""
+    draw_swap_grids(run, data, codes, dec)
+    draw_interpolations(run, data, codes["test"], dec, net)
+    draw_tsne(run, data, codes["test"], points)
+
+
+def draw_swap_grids(run, data, codes, dec):
+    """The figures swap_grid, of test images, and swap_grid_unseen, of unseen identities. The rows
+    differ in the first two factors that vary within a class (action and direction of the sprites),
+    or in class if the set has no such factor."""
+    names = pose_factors(data)[:2]
+    for name, split, who in (("swap_grid", "test", "test images of the training classes"),
+                             ("swap_grid_unseen", "unseen", "identities that were never trained "
+                              "on")):
+        if split not in codes:
+            continue
+        code = codes[split]
+        split = data.splits()[split]
+        columns = pick(split.y, 8, run.args.seed)
+        rows = pick(pose_labels(data, split, names) if names else split.y, 8, run.args.seed + 1)
+        figure = swap_grid(dec, split.images(columns), code.s[columns], split.images(rows),
+                           code.mu[rows])
+        run.figure(name, figure, f"From {who}. Each column should keep the class of the image "
+                   "above it, each row everything else of the image on its left: pose, light or "
+                   "slant.")
+
+
+def draw_interpolations(run, data, code, dec, net):
+    """The figures interpolation_1 to 3: for three pairs of test images straight lines in s, in z
+    and in both, with a note per pair on what the classifier `net` (None: no note) predicts."""
+    y = data.test.y
+    idx = pick(y, 6, run.args.seed + 2).repeat(6)[:6].tolist()
+    t = torch.linspace(0, 1, 8, device=run.device)[:, None]
+    for k in range(3):
+        a = idx[2 * k]
+        b = idx[2 * k + 1]
+        s_line = (1 - t) * code.s[a] + t * code.s[b]        # (8, S)
+        z_line = (1 - t) * code.mu[a] + t * code.mu[b]      # (8, Z)
+        s_start = code.s[a].expand(8, -1)
+        z_start = code.mu[a].expand(8, -1)
+        along_s = dec(z_start, s_line)                      # (8, C, H, W)
+        along_z = dec(z_line, s_start)
+        both = dec(z_line, s_line)
+        rows = torch.stack([along_s, along_z, both])
+        first = data.test.images(torch.tensor([a], device=run.device)).expand(3, -1, -1, -1)
+        last = data.test.images(torch.tensor([b], device=run.device)).expand(3, -1, -1, -1)
+        rows = torch.cat([first[:, None], rows, last[:, None]], 1)
+        figure = grid(rows, ["only s", "only z", "both"], gap_after=(0, 8),
+                      xlabel="first image, line between the codes, second image")
+        run.figure(f"interpolation_{k + 1}", figure, "Two test images at the ends, between them "
+                   "their codes on a straight line. Only s: the class should change and the pose "
+                   "stay; only z: the other way round.")
+        if net is not None:
+            pair = f"{data.classes[int(y[a])]} to {data.classes[int(y[b])]}"
+            run.note(f"Interpolation {k + 1} ({pair}): "
+                     + interpolation_note(net.predict(along_s), net.predict(along_z), y[a], y[b]))
+
+
+def interpolation_note(along_s, along_z, first, second):
+    """Where the class changes along s, and whether it stays along z; predicted classes (8,) and the
+    classes of the two images."""
+    if along_s[0] != first:
+        return ("the classifier does not recognize the first image's class in its reconstruction, "
+                "so the lines show nothing.")
+    n = len(along_s)
+    changed = (along_s != first).nonzero()
+    sentence = "along s the class never changes, so s does not decide it here"
+    if len(changed) > 0:
+        end = "ends" if along_s[-1] == second else "does not end"
+        sentence = (f"along s the class changes at step {int(changed[0]) + 1} of {n} and {end} as "
+                    "the second image's")
+    kept = int((along_z == first).sum())
+    if kept == n:
+        return sentence + "; along z it stays the same, so z does not carry the class."
+    return sentence + (f"; along z it stays in {kept} of {n} steps, so there the image is blurred "
+                       "or z carries part of the class.")
+
+
+def draw_tsne(run, data, code, points):
+    """The figures tsne_class, t-SNE of s, of sampled z and of the mean of z for all test images of
+    12 classes, and tsne_factors, the mean of z of test images of all classes, coloured by the
+    factors that vary within a class; each at most `points` images."""
+    seed = run.args.seed
+    test = data.test
+    order = torch.randperm(len(test), generator=make_rng(seed, "t-SNE images")).to(run.device)
+    classes = test.y[pick(test.y, 12, seed)]
+    idx = order[torch.isin(test.y[order], classes)][:points]
+    z = sampled_rows((code.mu, code.logvar), idx, make_rng(seed, "t-SNE", run.device))
+    panels = {}
+    for title, values in (("s", code.s[idx]), ("sampled z", z), ("mean of z", code.mu[idx])):
+        panels[title] = (tsne(values, seed), test.y[idx], data.classes)
+    run.figure("tsne_class", scatter(panels, seed), "s should show one cluster per class, sampled "
+               "z (the papers' measurement) none. The mean of z shows what the noise of q(z|x) "
+               "hides.")
+    names = [name for name in pose_factors(data) if len(data.factors[name]) <= 12]
+    if names:
+        idx = order[:points]
+        placed = tsne(code.mu[idx], seed)
+        panels = {f"mean of z, by {name}": (placed, test.factors[name][idx], data.factors[name])
+                  for name in names}
+        run.figure("tsne_factors", scatter(panels, seed), "The mean of z of images of all classes, "
+                   "coloured by what z should hold.")
+
+
+# %% python eval.py fid A B
+
+
+def load_side(name, sets, shape):
+    """One side of the comparison, uint8 (N, C, size, size): the test images of a set in `sets`
+    {name: Dataset}, or all images below a folder; shape (C, size), None for its own. Raises
+    DataError if there are none."""
+    if name in sets:
+        x = sets[name].test.x
+    else:
+        from PIL import Image
+        files, skipped = image_files(name)
+        for line in skipped:
+            print(f"skipped   {line}")
+        if not files:
+            raise DataError(f"{name} is neither a set of data.py nor a folder of images.")
+        if shape is None:
+            with Image.open(files[0]) as image:
+                shape = (3, min(*image.size, 256))
+        x = read_images(files, shape[1], "L" if shape[0] == 1 else "RGB")
+    channels, size = shape or (x.shape[1], min(x.shape[2:]))
+    if x.shape[1] > channels:                               # to grey with Pillow's weights
+        weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+        x = (x * weights).sum(1, keepdim=True).round().byte()
+    return crop_and_resize(x, size).expand(-1, channels, -1, -1)
+
+
+def compare(a, b, features="lenet", data=None, data_dir="data", device="auto"):
+    """Prints the Frechet distance between two sides, each a set's name or a folder."""
+    device = find_device(device)
+    sets = {}
+    for name in (a, b):
+        if name.partition(":")[0] in SETS:
+            sets[name] = load_data(name, data_dir)
+            if Path(name).is_dir():
+                print(f"{name} is taken for the set; write ./{name} for the folder")
+    judge = load_data(data, data_dir) if data else sets.get(b, sets.get(a))
+    if judge is None and features == "lenet":
+        raise DataError(f"Neither {a} nor {b} is a set whose LeNet could give the features: name "
+                        "one with --data, or use --features inception.")
+    shape = None
+    if judge is not None:
+        judge = judge.to(device)
+        shape = (judge.shape[0], judge.shape[1])
+    second = load_side(b, sets, shape)
+    first = load_side(a, sets, (second.shape[1], second.shape[2]))
+    need_images(features, {f"images of {a}": len(first), f"images of {b}": len(second)})
+    print(f"images    {len(first):,} of {a}, {len(second):,} of {b}", flush=True)
+    if data or not sets:
+        measure, name = extractor(features, judge, data_dir, device)
+        reference = measure(second)
+        distance = frechet(*measure(first), *reference)
+        relative = distance / reference[1].trace().item()
+        floor = "none: it takes the train images of a set"
+    else:                                                   # against the test images of a set
+        result = fid(features, judge, data_dir, first if b in sets else second)
+        distance = result["value"]
+        relative = result["relative"]
+        name = result["features"]
+        floor = f"{result['floor']:.4g} (as many train images of {judge.name})"
+    print(f"features  {name}")
+    print(f"floor     {floor}")
+    print(f"distance  {distance:.4g}")
+    print(f"relative  {relative:.4g} (of the trace of the reference's covariance)")
+
+
+# %% python eval.py table DIR
+
+
+def cell(text):
+    """A text inside a Markdown table."""
+    return str(text).replace("|", "\\|").replace("\n", " ")
+
+
+def table(folder):
+    """A Markdown table of all files *results.json below `folder` that have a `summary`, {label with
+    unit: number}: one row per command, with mean ± standard deviation over runs that differ in
+    their seed only. Raises DataError if there are none or one is damaged."""
+    runs = {}
+    for path in sorted(Path(folder).rglob("*results.json")):
+        try:
+            run = json.loads(path.read_text(encoding="utf-8"))
+            if run.get("summary") is None:
+                continue
+            command = re.sub(r" --seed[ =]\d+", "", run["command"])
+            row = {key: run[key] for key in ("script", "summary", "paper", "epochs", "seconds",
+                                             "device", "threads", "seed")}
+            row["summary"] = {label: float(value) for label, value in row["summary"].items()
+                              if value is not None}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise DataError(f"{path} is damaged or not a results.json of these scripts.") from None
+        key = (run["script"], command, run["device"], run["epochs"])
+        runs.setdefault(key, []).append(row)
+    if not runs:
+        raise DataError(f"{folder} holds no results.json with a summary.")
+    lines = ["| command | paper | ours | epochs, time, hardware, seeds |",
+             "| --- | --- | --- | --- |"]
+    for key in sorted(runs):
+        script, command, device, epochs = key
+        rows = runs[key]
+        ours = []
+        for label in rows[0]["summary"]:
+            values = [row["summary"][label] for row in rows if label in row["summary"]]
+            text = f"{label}: {np.mean(values):.4g}"
+            if len(values) > 1:
+                text += f" ± {np.std(values, ddof=1):.2g}"
+            ours.append(text)
+        seconds = np.mean([row["seconds"] for row in rows])
+        time_text = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+        seeds = ", ".join(str(row["seed"]) for row in rows)
+        words = "seed" if len(rows) == 1 else "seeds"
+        paper = rows[0]["paper"] or "–"
+        lines.append(f"| `{cell(command)}` | {cell(paper)} | {cell('; '.join(ours))} | {epochs} "
+                     f"epochs, {time_text}, {cell(device)}, {rows[0]['threads']} threads, {words} "
+                     f"{seeds} |")
+    return "\n".join(lines)
+
+
+# %% Used only by the scripts that are still to be rewritten
+
+
+class SideBySideRun(Run):
+    """Run for scripts that train their models in one loop and save when they have logged."""
+
+    def __init__(self, script, args):
+        self.script = script
+        self.args = args
+        self.device = find_device(args.device)
+        self.kept = {}
+
+    def begin(self, data):
+        super().__init__(self.script, self.args, data)
+        if self.data.train is None:
+            raise DataError(f"{self.script}.py evaluates with the training images of the "
+                            "checkpoint, and they are not there: name their folder with --data-dir")
+        self.n_classes = len(self.classes)
+        return self.data
+
+    def resume(self, nets, **parts):
+        return super().resume(**nets, **parts)
+
+    def progress(self, epoch, step, steps):
+        if sys.stdout.isatty() and (step % 10 == 0 or step == steps):
+            print(f"\repoch {epoch + 1}: step {step} of {steps}", end="", flush=True)
+
+    def means(self, names, terms):
+        return self.mean_terms({name: list(column) for name, column in
+                                zip(names, torch.stack(terms).T)})
+
+    def log(self, images, **terms):
+        self.parts = {name: part for name, part in self.parts.items()
+                      if not isinstance(part, nn.Module)}
+        self.log_epoch(terms, images)
+
+    def save(self, score, nets, **parts):
+        self.nets = nets
+        self.parts = {**nets, **parts}
+        self.save_epoch(score)
+
+    def copy_networks(self):
+        return {name: {key: value.detach().cpu().clone() for key, value in net.state_dict().items()}
+                for name, net in self.nets.items()}
+
+    def best_nets(self, load):
+        return load(self.best, self.device)
+
+    @contextlib.contextmanager
+    def doing(self, what):
+        self.stage(what)
+        yield
+        self.stage()
 
     def side_by_side(self, title, models, rows, note=""):
-        """A table of the report with a column for each of {name: its part of results.json, or None}
-        and a row for each of {words: key}; a key such as spread:% has a format of `filled`."""
         there = {name: r for name, r in models.items() if r}
         self.table(title, ("", *there), [
             (words, *((filled(r, f"{{{key}}}") or "–")[0] for r in there.values()))
             for words, key in rows.items()], note)
 
     def say(self, sentence, numbers=None):
-        """An observation of the report, a sentence computed from the numbers: as it is, or `filled`
-        with results.json's, and left out where one of them is missing."""
-        self.sentences += [sentence] if numbers is None else filled(numbers, sentence)
-
-    def finish(self, title, results):
-        """Writes results.json (plain numbers, unrounded) and report.html, self-contained."""
-        args, device = self.saved_args(), str(self.device)
-        if self.device.type == "cuda":                      # times mean nothing without it
-            device += f" ({torch.cuda.get_device_name(self.device)})"
-        results = {"script": self.script, "data": args["data"], "command": args.pop("command"),
-                   "args": args,
-                   "versions": {"python": platform.python_version(), "torch": torch.__version__},
-                   "device": device, "threads": torch.get_num_threads(),
-                   "seconds": self.earlier + time.perf_counter() - self.started,
-                   "epochs": len(self.history), "seed": args["seed"], "smoke": args["smoke"],
-                   **results}
-        write(self.folder / "results.json", json.dumps(results, indent=1))
-        write(self.folder / "report.html", self.report(title, results))
-        print(*(f"- {sentence}" for sentence in self.sentences), sep="\n")
-        print(f"{results['seconds'] / 60:.1f} minutes in all, the report is", flush=True)
-        print(self.folder / "report.html")
-
-    def report(self, title, results):
-        e = html.escape
-        parts = [f"<h1>{e(title)}</h1><p>{e(results['script'])}.py on {e(results['data'])}, "
-                 f"{results['epochs']} epochs, {results['seconds'] / 60:.1f} minutes on "
-                 f"{e(results['device'])}, {results['threads']} "
-                 f"thread{'s' * (results['threads'] > 1)}, torch "
-                 f"{e(results['versions']['torch'])}, seed {results['seed']}; evaluated: epoch "
-                 f"{self.best_epoch}.</p>"]
-        if results["smoke"]:
-            parts.append("<p><b>A smoke run: a few hundred images, seconds of training. It shows "
-                         "that everything works; its numbers mean nothing.</b></p>")
-        parts.append("<ul>" + "".join(f"<li>{e(s)}</li>" for s in self.sentences) + "</ul>")
-        for heading, header, rows, note in self.tables:
-            lines = ["".join(f"<th>{e(cell)}</th>" for cell in header)]
-            lines += ["".join(f"<td>{e(cell)}</td>" for cell in row) for row in rows]
-            parts.append(f"<h2>{e(heading)}</h2><table>"
-                         + "".join(f"<tr>{line}</tr>" for line in lines)
-                         + f"</table><p>{e(note)}</p>")
-        for name, caption, png in self.figures:
-            parts.append(f"<h2>{e(name.replace('_', ' '))}</h2><p>{e(caption)}</p>"
-                         f"<img alt=\"{e(name)}\" src=\"data:image/png;base64,"
-                         f"{base64.b64encode(png).decode()}\">")
-        parts.append(f"<h2>command</h2><pre>{e(self.args.command)}</pre>")
-        style = ("body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;"
-                 "padding:0 1rem;color:#222}table{border-collapse:collapse}"
-                 "td,th{padding:.2rem .8rem;text-align:right;border-bottom:1px solid #ddd}"
-                 "td:first-child,th:first-child"
-                 "{text-align:left}img{max-width:100%}pre{white-space:pre-wrap}")
-        return (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{e(title)}</title>'
-                f"<style>{style}</style>{''.join(parts)}</html>\n")
+        self.notes += [sentence] if numbers is None else filled(numbers, sentence)
 
 
-def shown(value):
-    """A cell as the report prints it: None as a dash, floats with four significant digits."""
-    return ("–" if value is None else f"{value:,}" if isinstance(value, int) else
-            f"{value:.4g}" if isinstance(value, float) else value)
+def flags(script, doc, data, epochs, batch_size, lr, fid=False, nll=None):
+    parser = common_flags(script, doc, epochs, batch_size, lr, data, fid)
+    groups = {name: parser.add_argument_group(name) for name in
+              ("data", "model", "objective", "optimisation", "run")}
+    for name, low, value, text in zip("kn", (1, 2), nll or (), ("samples an image", "images")):
+        groups["objective"].add_argument(
+            f"--nll-{name}", type=number(int, low=low), default=value, metavar=name.upper(),
+            help=f"{text} of the likelihood's estimate")
+    return parser, groups
 
 
-def percent(share):
-    """A share in [0, 1] as the report prints it; two decimals below one per cent."""
-    return "–" if share is None else f"{100 * share:.{1 if abs(share) >= 0.01 else 2}f} %"
+def load_nets(path, script, build, device="cpu", by=("shape", "args")):
+    return load_networks(path, script, lambda *_: build(*(checkpoint(path, script)[key]
+                                                          for key in by)), device)
 
 
-def over_seeds(found):
-    """{key: mean, key_std: deviation, key_min: the worst} of {key: a list of one number a seed};
-    deviation and worst are None for one seed."""
-    return {**{key: float(np.mean(v)) for key, v in found.items()},
-            **{f"{key}_std": float(np.std(v, ddof=1)) if len(v) > 1 else None
-               for key, v in found.items()},
-            **{f"{key}_min": min(v) if len(v) > 1 else None for key, v in found.items()}}
+def columns(history, panels, chance=None):
+    """`curves` of {title: [columns]}."""
+    return curves(history, {title: {name.replace("_", " "): name for name in names}
+                            for title, names in panels.items()}, chance)
+
+
+def tsne_points(code, seed, points):
+    """(t-SNE (n, 2) of a seeded choice of a code's rows, their indices)."""
+    idx = torch.randperm(len(code), generator=torch.Generator().manual_seed(seed))[:points]
+    idx = idx.to(code.device)
+    return tsne(code[idx], seed), idx
 
 
 def spread(r, key):
@@ -572,21 +2017,6 @@ def filled(numbers, *texts):
         with contextlib.suppress(KeyError):
             result.append(re.sub(r"\{([\w.]+):?([^}]*)\}", put, text))
     return result
-
-
-def check_speedups(args, device):
-    """DataError where --amp or --compile is not to be had on this machine."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if args.amp and not (torch.amp.is_autocast_available(device.type)
-                             and torch.autocast(device.type, torch.bfloat16)._enabled):
-            raise DataError(f"--amp needs a newer PyTorch or system on {device}: leave it out.")
-        try:
-            if args.compile:
-                torch.compile(lambda x: x + 1)(torch.ones(1, device=device))
-        except Exception as error:                          # no C++ compiler, no Triton
-            raise DataError(f"--compile does not work here ({type(error).__name__}): leave it "
-                            "out.") from None
 
 
 def accelerate(args, device, *functions):
@@ -647,49 +2077,24 @@ def descend(losses, opts, moves=None):
         move(opt, own, go)
 
 
-# What a code holds
+def binarize(x, generator):
+    """Pixels (...) drawn as 0 or 1 with their brightness in [0, 1] as probability."""
+    return (torch.rand(x.shape, generator=generator, device=x.device) < x).float()
 
 
-def mlp(width_in, width_out):
-    """The papers' two-layer MLP: 256-256, batch norm, LeakyReLU 0.2 (Jha et al., released code)."""
-    return nn.Sequential(nn.Linear(width_in, 256), nn.BatchNorm1d(256), nn.LeakyReLU(0.2),
-                         nn.Linear(256, 256), nn.BatchNorm1d(256), nn.LeakyReLU(0.2),
-                         nn.Linear(256, width_out))
-
-
-@torch.no_grad()
-def encode(enc, split):
-    """mu (N, Z), logvar (N, Z) and s (N, S) of a whole split, as enc gives them of a batch."""
-    index = torch.arange(len(split), device=split.x.device)
-    return [torch.cat(part) for part in zip(*(enc(split.images(i)) for i in index.split(500)))]
-
-
-@torch.no_grad()
-def decode(dec, *codes):
-    """Images (N, C, H, W) of a decoder that takes codes (N, ...), 500 at a time."""
-    return torch.cat([dec(*part) for part in zip(*(code.split(500) for code in codes))])
-
-
-@torch.no_grad()
-def held_out(terms, enc, dec, split, seed):
-    """The first two of terms(enc, dec, x, noise), means over a whole split, with a seeded partner
-    and z for each image: x (2B, C, H, W), noise (2B, Z). Leaves enc and dec in eval mode."""
-    enc.eval(), dec.eval()
-    device, total = split.x.device, 0
-    rng = torch.Generator(device).manual_seed(seed)
-    index = torch.arange(len(split), device=device)
-    for i, partner in zip(index.split(250), pairs(split, index, rng).split(250)):
-        noise = torch.randn(2 * len(i), enc.mu.out_features, generator=rng, device=device)
-        found = terms(enc, dec, split.images(torch.cat([i, partner])), noise)[:2]
-        total += torch.stack(found) * len(i) / len(split)
-    return total.tolist()
+def binarized(split, seed):
+    """The split with pixels drawn once, from the seed, as 0 or 255."""
+    rng, x = make_rng(seed, "binarize", split.device), torch.empty_like(split.x)
+    for grey, drawn in zip(split.x.split(5000), x.split(5000)):
+        drawn.copy_(255 * binarize(grey.float() / 255, rng))
+    return Split(x, split.y, split.factors)
 
 
 @torch.no_grad()
 def over(split, terms, seed):
     """The mean over a split of terms(x (B, C, H, W), rng), which are means over a batch, 500 images
     at a time and with a seeded rng."""
-    rng, total = torch.Generator(split.x.device).manual_seed(seed), 0
+    rng, total = make_rng(seed, "validation", split.device), 0
     for i in torch.arange(len(split), device=split.x.device).split(500):
         total += terms(split.images(i), rng) * len(i) / len(split)
     return total
@@ -704,152 +2109,18 @@ def sample(code, generator):
     return mu + (0.5 * logvar).exp() * noise
 
 
-@torch.enable_grad()
-def fit(code, width_out, objective, seed, steps, batch=256):
-    """Trains `mlp` on a code that is whole on the device, with Adam, 1e-3 falling to 1e-4, and a
-    fresh draw of a sampled code at every step. objective(output, index) is the loss on the rows
-    `index`. Returns the network, in eval mode."""
-    code = code if isinstance(code, tuple) else (code,)
-    n, width_in, device = *code[0].shape, code[0].device
-    rng, batch = torch.Generator(device).manual_seed(seed), min(batch, n)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = mlp(width_in, width_out).to(device)
-    opt = adam(net, lr=1e-3)
-    at = n
-    for step in range(steps):
-        decay([opt], 1e-3, 0.8 * step / steps)             # to 1e-4
-        if at + batch > n:
-            order, at = torch.randperm(n, generator=rng, device=device), 0
-        index, at = order[at:at + batch], at + batch
-        rows = tuple(part[index] for part in code)
-        loss = objective(net(sample(rows if len(rows) == 2 else rows[0], rng)), index)
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
-    return net.eval()
-
-
 @torch.no_grad()
-def probe(train, test, labels, seed=0, steps=2000):
-    """What a code gives away of each label: the papers' MLP, one network with one head a label.
-
-    train, test: codes (N, d), or (mu, logvar) to be sampled, afresh at every step of training.
-    labels: {name: (y_train (N,), y_test)}. Returns {name: {train, test, chance, majority}}, shares
-    in [0, 1]; chance is one over the classes of y_train, majority what the most frequent of them
-    scores on test."""
-    sizes = {name: int(max(y.max(), t.max())) + 1 for name, (y, t) in labels.items()}
-
-    def heads(output):
-        return output.split(list(sizes.values()), dim=1)
-
-    def objective(output, index):
-        return sum(F.cross_entropy(logits, y[index])
-                   for logits, (y, _) in zip(heads(output), labels.values()))
-
-    net = fit(train, sum(sizes.values()), objective, seed, steps)
-    rng = torch.Generator(next(net.parameters()).device).manual_seed(seed + 1)
-    on_train, on_test = (heads(net(sample(code, rng))) for code in (train, test))
-    result = {}
-    for (name, (y, t)), logits, logits_test in zip(labels.items(), on_train, on_test):
-        counts = y.bincount()
-        result[name] = {"train": (logits.argmax(1) == y).float().mean().item(),
-                        "test": (logits_test.argmax(1) == t).float().mean().item(),
-                        "chance": 1 / int((counts > 0).sum()),
-                        "majority": (t == counts.argmax()).float().mean().item()}
-    return result
-
-
-def probe_codes(data, codes, seed=0, steps=2000):
-    """The KL of z, and what s, sampled z and the mean of z give away, by results.json's keys.
-
-    codes: {"train", "test", "unseen": (mu (N, Z), logvar (N, Z), s (N, S))}. Probes are fitted on
-    train and scored on test, those of factors on `unseen` where the set has it."""
-    last, new = ("unseen", data.unseen) if data.unseen else ("test", data.test)
-    train, test, fresh = ({"s": s, "z": (mu, logvar), "z_mean": mu}
-                          for mu, logvar, s in (codes["train"], codes["test"], codes[last]))
-    label = {"class": (data.train.y, data.test.y)}
-    labels = {name: (f, new.factors[name]) for name, f in data.train.factors.items()}
-    kl = kl_divergence(*codes["test"][:2]).mean(0)          # (Z,) nats
-    results, found = {"test_kl": kl.sum().item(), "live_dims": int((kl > 0.01).sum())}, {}
-    for code in train:
-        read = probe(train[code], test[code], label, seed, steps)["class"]
-        results |= {f"{code}_train_acc": read["train"], f"{code}_test_acc": read["test"],
-                    "chance": read["chance"], "majority": read["majority"]}
-        found[code] = probe(train[code], fresh[code], labels, seed, steps) if labels else {}
-    results["factors"] = {name: {**{code: found[code][name]["test"] for code in found},
-                                 "majority": found["s"][name]["majority"]} for name in labels}
-    return results
-
-
-@torch.no_grad()
-def predictor(train, test, seed=0, steps=2000):
-    """Predicts one code from another, with the papers' MLP and squared error.
-
-    train, test: (input (N, d_in), target (N, d_out)). Returns R2 on test, over all targets together
-    and against the constant predictor (the train mean; None where that is never wrong), and the
-    test predictions (N, d_out)."""
-    (x, y), (x_test, y_test) = train, test
-    mean, scale = y.mean(0), y.std(0).mean() + 1e-8         # one scale: dead dimensions stay small
-    net = fit(x, y.shape[1], lambda output, index: F.mse_loss(output, (y[index] - mean) / scale),
-              seed, steps)
-    predicted = mean + scale * net(x_test)
-    error, constant = ((y_test - guess).square().sum() for guess in (predicted, mean))
-    return (1 - (error / constant).item() if constant > 0 else None), predicted
-
-
-class LeNet(nn.Module):
-    """LeCun et al. 1998 with ReLU and max pooling: the judge of decoded images."""
-
-    def __init__(self, channels, size, classes):
-        super().__init__()
-        side = ((size - 4) // 2 - 4) // 2
-        self.features = nn.Sequential(                      # (N, channels, size, size)
-            nn.Conv2d(channels, 20, 5), nn.ReLU(), nn.MaxPool2d(2),             # (N, 20, .., ..)
-            nn.Conv2d(20, 50, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),     # (N, 50 side^2)
-            nn.Linear(50 * side**2, 128), nn.ReLU())        # (N, 128)
-        self.head = nn.Linear(128, classes)
-
-    def forward(self, x):
-        return self.head(self.features(x))
-
-
-@torch.enable_grad()
-def classifier(data, data_dir, shows=150_000, seed=0):
-    """A LeNet trained once, on `shows` train images, and cached in data_dir by the set's checksum.
-
-    Returns (net, its accuracy on the test images)."""
-    train, test, device = data.train, data.test, data.train.x.device
-    digest = hashlib.sha256(train.x.cpu().numpy().tobytes() + train.y.cpu().numpy().tobytes())
-    path = Path(data_dir) / (f"lenet-{data.name.partition(':')[0]}-{digest.hexdigest()[:12]}"
-                             f"-{shows}-{seed}.pt")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = LeNet(*train.x.shape[1:3], int(train.y.max()) + 1).to(device)
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        net.load_state_dict(saved["net"])
-        return net.eval(), saved["test_acc"]
-    except FileNotFoundError:
-        pass
-    except Exception:
-        print(f"{path} is damaged and is made again")
-    rng = torch.Generator(device).manual_seed(seed)
-    opt = adam(net, lr=2e-3)
-    epochs = math.ceil(shows / len(train))
-    for epoch in range(epochs):
-        decay([opt], 2e-3, epoch / epochs)
-        for index in batches(train, 128, rng):
-            loss = F.cross_entropy(net(train.images(index)), train.y[index])
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-    net.eval()
-    test_acc = (classes_of(net, test.x) == test.y).float().mean().item()
-    with contextlib.suppress(OSError):                      # a read-only folder costs a minute
-        Path(data_dir).mkdir(parents=True, exist_ok=True)
-        save(path, {"net": net.state_dict(), "test_acc": test_acc})
-    return net, test_acc
+def held_out(terms, enc, dec, split, seed, pool):
+    """The first two of terms(enc, dec, x, noise), means over a whole split, with a seeded z for
+    each image and a partner from the split `pool`: x (2B, C, H, W), noise (2B, Z). Leaves enc and
+    dec in eval mode."""
+    enc.eval(), dec.eval()
+    rng, total = make_rng(seed, "validation", split.device), 0
+    for i in torch.arange(len(split), device=split.device).split(250):
+        x = torch.cat([split.images(i), pool.images(pairs(split, i, rng, pool))])
+        noise = torch.randn(2 * len(i), enc.mu.out_features, generator=rng, device=x.device)
+        total += torch.stack(terms(enc, dec, x, noise)[:2]) * len(i) / len(split)
+    return total.tolist()
 
 
 @torch.no_grad()
@@ -864,1044 +2135,38 @@ def classes_of(net, images):
     return torch.cat([net(part.float() / scale).argmax(1) for part in images.split(500)])
 
 
-def svm_report(train, test, kernel, seed=0, points=None):
-    """scikit-learn's SVC on codes; train, test: (codes (N, d), y (N,)); kernel "linear" or "rbf".
-
-    Each dimension is standardised by train, of which `points` caps the rows: all 55,000 of MNIST
-    take a minute, but as many of a code that mixes the classes take ten. Returns plain numbers on
-    test: accuracy; precision, recall and f1, lists a class, 0 where undefined;
-    confusion, counts, a list of rows, the true classes."""
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    from sklearn.svm import SVC
-    (x, y), (x_test, y_test) = ([part.cpu() for part in side] for side in (train, test))
-    index = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))[:points]
-    x, y = x[index], y[index]
-    machine = make_pipeline(StandardScaler(), SVC(kernel=kernel, cache_size=1000))
-    guess, truth = machine.fit(x.numpy(), y.numpy()).predict(x_test.numpy()), y_test.numpy()
-    labels = range(int(max(y.max(), y_test.max())) + 1)
-    scores = precision_recall_fscore_support(truth, guess, labels=labels, zero_division=0)
-    return {"accuracy": float((guess == truth).mean()),
-            **{name: part.tolist() for name, part in zip(("precision", "recall", "f1"), scores)},
-            "confusion": confusion_matrix(truth, guess, labels=labels).tolist()}
-
-
-def off_support(prior, train, test):
-    """The share of draws `prior` (N, Z) that lie farther from the nearest train code than 99 % of
-    the test codes do: there the decoder has never been."""
-    from sklearn.neighbors import NearestNeighbors
-    nearest = NearestNeighbors(n_neighbors=1).fit(train.cpu().numpy())
-    far, usual = (torch.from_numpy(nearest.kneighbors(code.cpu().numpy())[0][:, 0])
-                  for code in (prior, test))
-    return (far > usual.quantile(0.99)).float().mean().item()
-
-
-def proxy_a_distance(source, target, seed=0):
-    """2 (1 - 2 error) of telling two domains apart by their codes (N, d) and (N', d): linear SVMs
-    over a range of C learn on one half, and the smallest error on the other half counts (Ganin et
-    al. 2016, section 5.1.5). 2: always told apart, 0: never.
-
-    As in the authors' code that half also chooses C, and an error above 1/2 counts as its
-    complement. Here dimensions are standardised, and C ends at 1, not 1e4, where the SVM takes
-    minutes and changes nothing."""
-    from sklearn.svm import LinearSVC
-    x = torch.cat([source, target]).cpu()
-    x = ((x - x.mean(0)) / (x.std(0) + 1e-6)).numpy()
-    d, rng, n = np.arange(len(x)) < len(source), np.random.RandomState(seed), len(source)
-    learn, test = map(np.concatenate, zip(*(np.array_split(start + rng.permutation(size), 2)
-                                            for start, size in ((0, n), (n, len(target))))))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")                     # the largest C do not converge
-        errors = [1 - LinearSVC(C=c, dual=True, max_iter=100, random_state=seed)
-                  .fit(x[learn], d[learn]).score(x[test], d[test]) for c in np.logspace(-5, 0, 6)]
-    return 2 * (1 - 2 * float(min(min(error, 1 - error) for error in errors)))
-
-
-def tsne(code, seed=0, points=2000):
-    """scikit-learn's t-SNE of a seeded choice of a code's rows: ((n, 2) array, their indices)."""
-    from sklearn.manifold import TSNE
-    index = torch.randperm(len(code), generator=torch.Generator().manual_seed(seed))[:points]
-    rows = code[index.to(code.device)].cpu().numpy()
-    if not rows.std(0).any():                               # all in one place: scikit-learn crashes
-        return rows[:, [0, 0]], index.to(code.device)
-    placed = TSNE(perplexity=min(30.0, (len(rows) - 1) / 3), random_state=seed).fit_transform(rows)
-    return placed, index.to(code.device)
-
-
-# Likelihood
-
-
-def binarize(x, generator):
-    """Pixels (...) drawn as 0 or 1 with their brightness in [0, 1] as probability."""
-    return (torch.rand(x.shape, generator=generator, device=x.device) < x).float()
-
-
-def binarized(split, seed):
-    """The split with pixels drawn once, from the seed, as 0 or 255."""
-    rng, x = torch.Generator(split.x.device).manual_seed(seed), torch.empty_like(split.x)
-    for grey, drawn in zip(split.x.split(5000), x.split(5000)):
-        drawn.copy_(255 * binarize(grey.float() / 255, rng))
-    return Split(x, split.y, split.factors)
-
-
-def log_mean_exp(x, dim=0):
-    """log of the mean of exp(x) along `dim`, without overflow."""
-    return x.logsumexp(dim) - math.log(x.shape[dim])
-
-
-def kl_divergence(mu, logvar):
-    """KL(N(mu, sigma^2) || N(0, 1)) in nats, elementwise (Kingma, Welling, appendix B)."""
-    return 0.5 * (mu.square() + logvar.exp() - logvar - 1)
-
-
-def bernoulli_log_likelihood(x, logits):
-    """log p(x|z) in nats (...) of pixels x (..., C, H, W) in [0, 1] under Bernoullis with these
-    logits: the sum of x log p + (1 - x) log(1 - p), from logits, where log(0) does not occur. On
-    grey pixels the expectation over images binarised at random."""
-    bce = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none")
-    return -bce.flatten(-3).sum(-1)
-
-
-def gaussian_log_likelihood(x, mean, sigma):
-    """log p(x|z) in nats (...), a density, of pixels x (..., C, H, W) under N(mean, sigma^2)."""
-    squared = ((x - mean) / sigma).square().flatten(-3).sum(-1)
-    return -0.5 * squared - x[0].numel() * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
-
-
-def logistic_log_likelihood(x, logits, log_scale):
-    """log p(x|z) in nats (...) of x (..., C, H, W), whole multiples of 1/255, under logistics with
-    mean sigmoid(logits), cut into 256 bins around those; the outer two reach to infinity.
-
-    A bin from a to b, in units of the scale: sigmoid(b) - sigmoid(a), which is
-    sigmoid(b) sigmoid(-a) (1 - exp(a - b)), exact also far from the mean."""
-    scale = log_scale.exp()
-    middle, half = (x - logits.sigmoid()) / scale, 0.5 / 255 / scale
-    below, above = F.logsigmoid(middle + half), F.logsigmoid(half - middle)
-    inner = below + above + torch.log(-torch.expm1(-2 * half))
-    log_p = inner.where(x > 0.5 / 255, below).where(x < 254.5 / 255, above)
-    return log_p.flatten(-3).sum(-1)
-
-
-def log_normal(z):
-    """log N(z; 0, I) in nats, (...) of z (..., Z)."""
-    return -0.5 * (z.square() + math.log(2 * math.pi)).sum(-1)
-
-
-@torch.no_grad()
-def log_marginal(x, mu, logvar, log_likelihood, ks=(5000,), seed=0, prior=None, chunk=None):
-    """{k: log p_k(x) (N,)}, nats: log of 1/k sum_i p(x|z_i) p(z_i) / q(z_i|x) with z_i ~ q(z|x).
-
-    A lower bound of log p(x) in expectation, tighter with every sample (Burda, Grosse,
-    Salakhutdinov 2016). x (N, ...), encoded once to mu, logvar (N, Z);
-    log_likelihood(x (B, ...), z (c, B, Z)) -> (c, B), nats; prior: log_prob(z (..., Z)) -> (...),
-    else N(0, I). `chunk` samples of 20 images are decoded at a time, so that memory does not grow
-    with k; neither chunk nor ks changes an image's draws. An autocast around the call is off in
-    here, because bfloat16 is some 0.1 nats off; log_likelihood may open one around its decoder.
-    Returned float64, on the CPU."""
-    device, dtype = mu.device, torch.promote_types(mu.dtype, torch.float32)
-    if chunk is None:                                       # on a GPU up to two million pixels
-        chunk = 10 if device.type == "cpu" else max(10, min(2500, 2_000_000 // x[0].numel()))
-    log_prior = prior.log_prob if prior else log_normal
-    result, seeds = {k: [] for k in sorted(set(ks))}, torch.Generator().manual_seed(seed)
-    autocast = (torch.autocast(device.type, enabled=False)
-                if torch.amp.is_autocast_available(device.type) else contextlib.nullcontext())
-    with autocast:
-        parts = (part.split(20) for part in (x, mu.to(dtype), logvar.to(dtype)))
-        for images, m, v in zip(*parts):
-            rng = torch.Generator(device)
-            rng.manual_seed(int(torch.randint(2**62, (), generator=seeds)))
-            total = torch.full((len(m),), -math.inf, dtype=torch.float64)
-            done, stock = 0, m.new_empty(0, *m.shape)       # noise (samples, B, Z) not yet used
-            for k in result:
-                while done < k:
-                    c = min(max(chunk, 50), k - done)
-                    if c > len(stock):                      # drawn in fifties, whatever c is
-                        stock = torch.cat([stock, *(
-                            torch.randn(50, *m.shape, generator=rng, device=device, dtype=dtype)
-                            for _ in range(0, c - len(stock), 50))])
-                    noise, stock, done = stock[:c], stock[c:], done + c
-                    z = m + (0.5 * v).exp() * noise         # (c, B, Z)
-                    log_q = log_normal(noise) - 0.5 * v.sum(-1)
-                    log_p = torch.cat([log_likelihood(images, some) for some in z.split(chunk)])
-                    log_w = log_p.to(dtype) + log_prior(z) - log_q
-                    total = total.logaddexp(log_w.logsumexp(0).cpu().double())
-                result[k].append(total - math.log(k))
-    return {k: torch.cat(parts) for k, parts in result.items()}
-
-
-def nll(x, mu, logvar, log_likelihood, k=5000, **options):
-    """Minus log_marginal, which says what the arguments are, over images x (N, ...) of D numbers.
-
-    Returns {nats, bits_per_dim, k, n, stderr}: nats an image, nats / (D ln 2), k, N, and the
-    standard error of nats over images, None for a single one."""
-    log_p = log_marginal(x, mu, logvar, log_likelihood, (k,), **options)[k]
-    return {**mean_nats(-log_p, x[0].numel()), "k": k}
-
-
-def mean_nats(values, numbers=None):
-    """{nats, stderr, n}: the mean of values (n,), its standard error over images, None for a single
-    one, and n; with `numbers`, the D of an image, also bits_per_dim, nats / (D ln 2)."""
-    nats, n = values.mean().item(), len(values)
-    return {"nats": nats, "stderr": values.std().item() / math.sqrt(n) if n > 1 else None, "n": n,
-            **({"bits_per_dim": nats / (numbers * math.log(2))} if numbers else {})}
-
-
-# The Frechet distance between features of images
-
-FEATURES = {"lenet": 128, "inception": 2048}                # how many each extractor has
-
-
-def frechet(mean1, cov1, mean2, cov2):
-    """|mean1 - mean2|^2 + tr(cov1 + cov2 - 2 (cov1 cov2)^(1/2)), float64; means (d,), covs (d, d).
-
-    The square root's trace needs eigenvalues only: with cov1 = R R', those of cov1 cov2 are those
-    of R' cov2 R, which is symmetric: real, never negative, and right at any rank, where sqrtm of
-    the product is none of it. R is a Cholesky factor of either covariance, else of eigenvectors."""
-    mean1, cov1, mean2, cov2 = (part.cpu().double() for part in (mean1, cov1, mean2, cov2))
-    for cov, other in ((cov1, cov2), (cov2, cov1)):
-        root, failed = torch.linalg.cholesky_ex(cov)
-        if not failed:
-            break
-    else:
-        values, vectors = torch.linalg.eigh(cov)
-        root = vectors * values.clamp(min=0).sqrt()
-    values = torch.linalg.eigvalsh(root.T @ other @ root)
-    apart = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace()
-    return max((apart - 2 * values.clamp(min=0).sqrt().sum()).item(), 0.0)    # 0 up to rounding
-
-
-def statistics(parts):
-    """The mean (d,) and unbiased covariance (d, d), float64, of features that come in batches
-    (B, d), two rows or more in all."""
-    n = total = product = 0
-    for part in parts:
-        part = part.cpu().double()
-        if n == 0:
-            origin = part.mean(0)                           # else a large mean cancels the variance
-        part = part - origin
-        n, total, product = n + len(part), total + part.sum(0), product + part.T @ part
-    return origin + total / n, (product - total.outer(total) / n) / (n - 1)
-
-
-def to_bytes(images):
-    """Images as they would be saved: float in [0, 1] to the nearest uint8; uint8 unchanged."""
-    byte = images.dtype == torch.uint8
-    return images if byte else (images.float() * 255 + 0.5).clamp(0, 255).byte()
-
-
-def inception(data_dir):
-    """torchvision's Inception v3 without fc: (B, 3, 299, 299) in [-1, 1] -> (B, 2048), pooled.
-
-    Weights from data_dir, from torch's cache, or fetched; DataError says where to get them."""
-    models = torchvision().models
-    weights = models.Inception_V3_Weights.IMAGENET1K_V1
-    found = sorted(Path(data_dir).glob("inception_v3_google-*.pth"))
-    with torch.random.fork_rng(devices=[]):                 # aux_logits, because the file has them
-        net = models.inception_v3(aux_logits=True, transform_input=False, init_weights=False)
-    try:
-        if found:                                           # a name ends in the file's checksum
-            digest = hashlib.sha256(found[0].read_bytes()).hexdigest()
-            if not digest.startswith(found[0].stem.rpartition("-")[2]):
-                raise ValueError(f"{found[0]} is not what its name says")
-            state = torch.load(found[0], map_location="cpu", weights_only=True)
-        else:
-            state = weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
-        net.load_state_dict(state)
-    except Exception as error:                              # URLError, OSError, damaged bytes: any
-        raise DataError(f"Inception's weights are missing or damaged ({str(error).strip()[:120]}): "
-                        f"get {weights.url} and save it in {data_dir} under that name, or take the "
-                        "features of lenet.") from None
-    net.fc, net.aux_logits, net.AuxLogits = nn.Identity(), False, None
-    return net.eval()
-
-
-def inception_input(images):
-    """uint8 (B, 1 or 3, H, W) -> float (B, 3, 299, 299) in [-1, 1], by way of 32 x 32, so that sets
-    of all sizes are blurred alike. Grey is copied to three channels."""
-    x = images.expand(-1, 3, -1, -1).float() / 255
-    if x.device.type == "mps" and min(x.shape[2:]) > 32:    # torch 2.4 has no antialiasing there
-        return inception_input(images.cpu()).to(x.device)
-    for size in (32, 299):
-        x = F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False,
-                          antialias=min(x.shape[2:]) > size)
-    return 2 * x - 1
-
-
-def extractor(kind, data, data_dir, device, shows=150_000):
-    """A function from images (n, C, H, W) to their `statistics`, and the features' name in tables.
-
-    "lenet": the penultimate layer, behind the ReLU, of `data`'s classifier; "inception": above."""
-    if kind == "lenet":
-        net = classifier(data, data_dir, shows)[0].features
-        prepare, size, name = lambda x: x.float() / 255, 500, f"LeNet of {data.name}, 128"
-    else:
-        net, prepare, size = inception(data_dir), inception_input, 50
-        name = "torchvision's Inception, 2,048 (3x32x32, then 299)"
-    net = net.to(device)
-
-    @torch.no_grad()
-    def measure(images):
-        return statistics(net(prepare(to_bytes(part.to(device)))) for part in images.split(size))
-    return measure, name
-
-
-def need_images(kind, counts):
-    """Raises DataError where there are fewer images than features; counts: {whose: how many}."""
-    for whose, n in counts.items():
-        if n < FEATURES[kind]:
-            raise DataError(f"{n:,} {whose} are too few for {FEATURES[kind]:,} features of {kind}: "
-                            "a Frechet distance needs as many images as features on either side "
-                            "(--fid none does without).")
-
-
-def fid(kind, data, data_dir, images, seed=0, shows=150_000):
-    """The Frechet distance between images and all test images of `data`, a data.Dataset.
-
-    kind: "lenet", "inception" or "none"; images (n, C, H, W), uint8, or float in [0, 1], which is
-    rounded to uint8 first, as the set is; shows: of `classifier`. Returns None for "none", else
-    {value, floor, features, n}: floor is what as many train images score (at most all, seeded),
-    features a name to print beside the number. Raises DataError at fewer images than features."""
-    if kind == "none":
-        return None
-    train, test, n = data.train.x, data.test.x, len(images)
-    index = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:n]
-    need_images(kind, {"images": n, "test images": len(test), "train images": len(index)})
-    measure, name = extractor(kind, data, data_dir, test.device, shows)
-    known = vars(data).setdefault("statistics", {})         # a run measures these but once
-    key = kind, shows, seed, n
-    if key not in known:
-        known[key] = measure(test), measure(train[index.to(train.device)])
-    reference, floor = known[key]
-    return {"value": frechet(*measure(images), *reference), "floor": frechet(*floor, *reference),
-            "features": name, "n": n}
-
-
-# Figures: what returns a matplotlib Figure is for Run.figure, what is called draw_ writes its own
-
-# Twelve colours that differ in lightness as well as in hue, and four markers to tell them apart.
-COLOURS = ("#332288", "#ee7733", "#117733", "#88ccee", "#cc3311", "#ddcc77", "#aa4499", "#44aa99",
-           "#000000", "#ee99aa", "#999933", "#0077bb")
-
-
-def new_figure(width, height, panels=1):
-    """A Figure and the axes of its panels, width x height inches each, three in a row; no global
-    state, no window."""
-    from matplotlib.figure import Figure
-    rows, columns = math.ceil(panels / 3), min(panels, 3)
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
-    for spare in axes[panels:]:
-        spare.remove()
-    return figure, axes[:panels]
-
-
-def pick(labels, n, seed):
-    """Indices of n seeded rows (all where there are fewer), of different labels while there are
-    any left; labels (N,) int64."""
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    kinds = labels.cpu()[order].unique(return_inverse=True)[1]
-    rank = by_class(kinds)[3]                               # 0: the first of its label
-    return order[rank.argsort(stable=True)][:n].to(labels.device)
-
-
-def grid(images, row_names=(), header=False, red=None, xlabel="", ylabel=""):
-    """Rows of images (R, C, channels, H, W) in [0, 1], with a name at the left of each row.
-
-    `header` sets the first row and column apart; `red` (R, C) outlines images in red."""
-    x = (images.clamp(0, 1) * 255).round().byte().expand(-1, -1, 3, -1, -1).cpu().numpy()
-    rows, columns, _, height, width = x.shape
-    k = max(1, round(96 / height))                          # whole pixels stay crisp
-    x = x.repeat(k, 3).repeat(k, 4).transpose(0, 1, 3, 4, 2)
-    gap, apart = 6 if red is None else 14, 18 if header else 0
-    tops = [gap + i * (height * k + gap) + apart * (i > 0) for i in range(rows)]
-    lefts = [gap + j * (width * k + gap) + apart * (j > 0) for j in range(columns)]
-    sheet = np.full((tops[-1] + height * k + gap, lefts[-1] + width * k + gap, 3), 255, np.uint8)
-    for i, top in enumerate(tops):
-        for j, left in enumerate(lefts):
-            if red is not None and red[i, j]:
-                sheet[top - 5:top + height * k + 5, left - 5:left + width * k + 5] = 220, 0, 0
-            sheet[top:top + height * k, left:left + width * k] = x[i, j]
-    longest = max((len(line) for name in row_names for line in name.split("\n")), default=0)
-    margin = 0.3 + 0.1 * longest
-    figure, (axes,) = new_figure(sheet.shape[1] / 160 + margin, sheet.shape[0] / 160 + 0.3)
-    axes.imshow(sheet, interpolation="nearest")
-    axes.set_anchor("E")                                    # what room there is goes to the names
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0, labelsize=9)
-    axes.set_xticks([])
-    axes.set_yticks([top + height * k / 2 for top in tops][:len(row_names)], row_names)
-    axes.xaxis.set_label_position("top")
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    return figure
-
-
-def swap_grid(decode, s_images, s, z_images, z):
-    """Every z with every s, as decode(z, s) draws them: the first row shows where s is from, the
-    first column where z is. s_images (C, ch, H, W), s (C, S); z_images (R, ch, H, W), z (R, Z)."""
-    swapped = decode(z.repeat_interleave(len(s), 0), s.repeat(len(z), 1))
-    body = torch.cat([z_images[:, None], swapped.unflatten(0, (len(z), len(s)))], 1)
-    top = torch.cat([torch.ones_like(z_images[:1]), s_images])[None]
-    return grid(torch.cat([top, body]), header=True, xlabel="s from the first row",
-                ylabel="z from the first column")
-
-
-def interpolation_grid(decode, images, z, s, steps=8):
-    """Between two images (2, ch, H, W), linearly: z (2, Z) moves down the rows, s (2, S) along the
-    columns. The images themselves stand in the corners top left and bottom right."""
-    t = torch.linspace(0, 1, steps, device=z.device)[:, None]
-    z, s = ((1 - t) * code[0] + t * code[1] for code in (z, s))
-    out = decode(z.repeat_interleave(steps, 0), s.repeat(steps, 1)).unflatten(0, (steps, steps))
-    out[0, 0], out[-1, -1] = images
-    return grid(out, ylabel="z from one image to the other", xlabel="s from one to the other")
-
-
-def curves(history, panels, chance={}):
-    """The log over epochs: one panel for each of {title: [columns]}, with a grey line at
-    chance[title] where there is one. Columns that the log has not, and panels of none, are left
-    out."""
-    panels = {title: [name for name in names if name in history[0]]
-              for title, names in panels.items()}
-    panels = {title: names for title, names in panels.items() if names}
-    figure, axes = new_figure(3.4, 2.8, len(panels))
-    for axis, (title, names) in zip(axes, panels.items()):
-        for name, colour, style in zip(names, COLOURS, ("-", "--", ":", "-.")):
-            axis.plot([row["epoch"] for row in history], [row[name] for row in history], style,
-                      color=colour, label=name.replace("_", " "), marker="o", markersize=3)
-        if title in chance:
-            axis.axhline(chance[title], color="gray", linewidth=1)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("epoch")
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.legend(frameon=False, fontsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def scatter(panels, seed=0, ticks=False):
-    """2-D points coloured by class, a panel for each {title: (points (N, 2), y (N,), names)}.
-
-    With more than 12 classes 12 seeded ones have a colour and the rest are grey."""
-    figure, axes = new_figure(4.6, 4.0, len(panels))
-    for axis, (title, (points, y, names)) in zip(axes, panels.items()):
-        y, present = y.cpu(), y.cpu().unique()
-        many = len(present) > 12
-        if many:
-            order = torch.randperm(len(present), generator=torch.Generator().manual_seed(seed))
-            present = present[order[:12]].sort().values
-            axis.scatter(*points.T, s=4, color="#cccccc", linewidths=0)
-        for c, colour, marker in zip(present.tolist(), COLOURS, "os^D" * 3):
-            axis.scatter(*points[y == c].T, s=22 if many else 8, color=colour, marker=marker,
-                         linewidths=0, label=f" {names[c]}")  # a leading _ would hide it
-        axis.set_title(title, fontsize=10)
-        if not ticks:
-            axis.set_xticks([])
-            axis.set_yticks([])
-        legend = axis.legend(fontsize=7, frameon=False, loc="center left",
-                             bbox_to_anchor=(1, 0.5), markerscale=1.5)
-        for text in legend.get_texts():
-            text.set_parse_math(False)                      # a class may be called $x_1
-    return figure
-
-
-def confusion(matrix, names):
-    """Counts and shares of the row: matrix (K, K) of counts, rows the true class; K names.
-
-    With more than 20 classes the 20 with the most mistakes, made or drawn to them, are shown."""
-    counts = np.asarray(matrix)
-    shares = counts / counts.sum(1, keepdims=True).clip(1)
-    wrong = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
-    drawn = np.sort((-wrong).argsort(kind="stable")[:20])
-    figure, (axes,) = new_figure(0.42 * len(drawn) + 2, 0.42 * len(drawn) + 1.4)
-    axes.imshow(shares[np.ix_(drawn, drawn)], cmap="Blues", vmin=0, vmax=1)
-    for i, row in enumerate(drawn):
-        for j, column in enumerate(drawn):
-            if counts[row, column]:
-                share = shares[row, column]
-                axes.text(j, i, f"{counts[row, column]:,}\n{100 * share:.0f} %", ha="center",
-                          va="center", fontsize=6, color="white" if share > 0.5 else "black")
-    words = [str(names[k])[:24] for k in drawn]
-    axes.set_xticks(range(len(drawn)), words, rotation=90, fontsize=7)
-    axes.set_yticks(range(len(drawn)), words, fontsize=7)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
-    for text in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-        text.set_parse_math(False)                          # a class may be called $x_1
-    return figure
-
-
-def draw_domains(run, codes, points, seed):
-    """The figure tsne_domains: {title: (codes (N, d) of one domain, (N', d) of the other)}, a panel
-    each, both domains embedded together, `points` of either."""
-    panels = {}
-    for title, (source, target) in codes.items():
-        xy, index = tsne(torch.cat([source[:points], target[:points]]), seed)
-        domain = (index >= len(source[:points])).long()
-        panels[title] = xy, domain, ["source", "target"]
-    run.figure("tsne_domains", scatter(panels), "Features of test images of both domains, embedded "
-               "together: adaptation should bring them to the same places.")
-
-
-def draw_moons(run, nets, source, target):
-    """The figures moons, the points by domain and class, and panels, Fig. 2 of Ganin et al. 2016: a
-    row of four panels for each of {name: net}, + and - the source's classes, dots the target, the
-    letters at the points nearest to the paper's.
-
-    net(x (N, 2)) -> class probabilities (2, N), the probability of the source (1, N), hidden
-    neurons (D, N); source, target: Splits."""
-    from matplotlib.figure import Figure
-    from sklearn.decomposition import PCA
-    points, kinds = torch.cat([source.x, target.x]), torch.cat([source.y, target.y + 2])
-    words = [f"{domain}, {moon}" for domain in ("source", "target") for moon in ("upper", "lower")]
-    run.figure("moons", scatter({"twin moons": (points.numpy(), kinds, words)}, ticks=True),
-               "The target is a draw of its own, turned by 35 degrees.")
-    near = torch.tensor([(-2.4, -1.6), (-1.2, 0.4), (0.8, -0.5), (2.5, 1.5)], dtype=points.dtype)
-    letters = dict(zip("ABCD", torch.cdist(near, points).argmin(1).tolist()))
-    low, high = source.x.min(0).values.tolist(), source.x.max(0).values.tolist()
-    across, up = (np.arange(k * a, k * b, 0.02) for k, a, b in zip((1.1, 1.5), low, high))
-    mesh = np.meshgrid(across, up)
-    mesh_points = torch.from_numpy(np.stack(mesh, -1).reshape(-1, 2))
-    titles = ("Label classification", "Representation PCA", "Domain classification",
-              "Hidden neurons")
-    figure = Figure(figsize=(13, 6.6), layout="constrained")
-    for (name, net), row in zip(nets.items(), figure.subplots(len(nets), 4, squeeze=False)):
-        o, g, hidden = (part.reshape(-1, len(up), len(across)) for part in net(mesh_points))
-        pca = PCA(2).fit_transform(net(points)[2].T)        # its signs are arbitrary:
-        pca *= np.sign(pca[letters["B"]] - pca[letters["C"]]) * [-1, 1]       # B above left of C
-        for axis, title, xy in zip(row, titles, (points.numpy(), pca, points.numpy(), points)):
-            axis.set_title(title)
-            axis.tick_params(labelsize=8)
-            for k, marker, colour in (0, "+", "#dd0000"), (1, "_", "#007700"):
-                axis.scatter(*xy[:len(source)][source.y == k].T, 40, colour, marker=marker)
-            axis.scatter(*xy[len(source):].T, 9, "black")
-            if axis in row[:2]:
-                axis.margins(0.15)
-                for letter, i in letters.items():
-                    axis.annotate(letter, xy[i], (-20 if letter in "AC" else 20, 22),
-                                  textcoords="offset points", color="blue", fontsize=15,
-                                  ha="center", va="center",
-                                  arrowprops=dict(arrowstyle="fancy", color="blue", shrinkA=6))
-        for axis, share, colours in ((row[0], o[0], ("#66bb66", "#ff8888")),
-                                     (row[2], g[0], ("#999999", "#8888ff"))):
-            axis.contourf(*mesh, share, [0, 0.5, 1], colors=colours, alpha=0.6, zorder=0)
-            axis.contour(*mesh, share, [0.5], colors="black", linewidths=3)
-        for k, neuron in enumerate(hidden):
-            row[3].contour(*mesh, neuron, [0.5], colors=f"C{k % 10}")
-        row[0].set_ylabel(name.upper(), fontsize=15)
-    run.figure("panels", figure, "Fig. 2. The NN should cut A and D wrongly, put A beside B and C "
-               "beside D, and find the turn with its domain regressor (blue: the source, black: "
-               "the target) and its hidden neurons; the DANN should do none of this.")
-
-
-def draw_plane(run, name, decode, train, test, data):
-    """The figures of 2-D codes, train and test (N, 2): the plane, and decode(z) all over it."""
-    run.figure(f"plane_{name}", scatter({f"{name}, test codes": (
-        test.cpu().numpy(), data.test.y, data.classes)}, run.args.seed, ticks=True),
-        "Where the test images lie. N(0, I), from which samples are drawn, fills a disc of radius "
-        "2 to 3 around the origin.")
-    across, up = train.quantile(torch.linspace(0.02, 0.98, 20, device=train.device), 0).T
-    images = decode(torch.cartesian_prod(up.flip(0), across).flip(1)).unflatten(0, (20, 20))
-    run.figure(f"decoded_{name}", grid(images, xlabel="first neuron", ylabel="second neuron"),
-               "The same plane decoded, at 20 x 20 percentiles of the train codes, from 2 to 98.")
-
-
-def draw_swaps(run, data, codes, dec):
-    """The figures swap_grid, of test images and of unseen people, and interpolation_1 to 3.
-
-    codes: {"test", "unseen": (mu (N, Z), logvar (N, Z), s (N, S))}; the rows differ in the factors
-    that z should hold, where the set has any, else in class."""
-    seed = run.args.seed
-    inner = [name for name in data.factors if not data.train.of_class(name)]
-    for name, split, who in (("swap_grid", "test", "test images of the training classes"),
-                             ("swap_grid_unseen", "unseen", "people never trained on")):
-        if split in codes:
-            (mu, _, s), split = codes[split], data.splits()[split]
-            pose = torch.stack([split.factors[f] for f in inner] or [split.y])
-            pose = pose.cpu().unique(dim=1, return_inverse=True)[1].to(split.y.device)
-            columns, rows = pick(split.y, 8, seed), pick(pose, 8, seed + 1)
-            run.figure(name, swap_grid(dec, split.images(columns), s[columns], split.images(rows),
-                                       mu[rows]),
-                       f"From {who}. Each column should keep the class of the image above it, each "
-                       "row all else of the image at its left: pose, light or slant.")
-    (mu, _, s), test = codes["test"], data.test
-    six = pick(test.y, 6, seed + 2).repeat(6)[:6]
-    for k, pair in enumerate(six.split(2), 1):
-        run.figure(f"interpolation_{k}", interpolation_grid(
-            dec, test.images(pair), mu[pair], s[pair]),
-            "Between the two test images in the corners. Along a row only s moves, down a column "
-            "only z, on the diagonal both; every step should look likely.")
-
-
-def draw_tsne(run, data, codes, points):
-    """The figures of t-SNE of the test images' codes (mu, logvar, s), by class and by factor."""
-    mu, logvar, s = codes
-    test, seed = data.test, run.args.seed
-    z = sample((mu, logvar), torch.Generator(mu.device).manual_seed(seed))
-    placed = {name: tsne(code, seed, points) for name, code in
-              (("s", s), ("z, sampled", z), ("z, mean", mu))}
-    run.figure("tsne_class", scatter({f"{name}, by class": (xy, test.y[i], data.classes)
-                                      for name, (xy, i) in placed.items()}, seed),
-               "s should show a cluster a class, sampled z (the papers') none; the mean of z shows "
-               "what the noise of q(z|x) hides.")
-    xy, i = placed["z, mean"]
-    panels = {f"z, mean, by {name}": (xy, test.factors[name][i], names) for name, names in
-              data.factors.items() if len(names) <= 12 and not data.train.of_class(name)}
-    if panels:
-        run.figure("tsne_factors", scatter(panels, seed),
-                   "The points of the panel 'z, mean' above, coloured by what z should hold.")
-
-
-# The words of the reports: tables and sentences on r, the numbers that results.json holds
-
-
-def settled(history, series):
-    """Whether an adversary came to rest: ({series and "settled": value}, a sentence that says why).
-
-    series: the log's columns generator's loss, discriminator's loss a term, its accuracies on real
-    and made images. The values are means over the last fifth of the log, n epochs. "settled" is
-    True where none drifts (slope of its line times n) by more than it scatters (deviation from that
-    line, n - 2 degrees of freedom), both accuracies lie between 0.5 and 0.95 and the
-    discriminator's loss is above 0.3; ln 2 is the equilibrium. None: n < 3, or no adversary."""
-    if series[0] not in history[-1]:
-        return dict.fromkeys((*series, "settled")), "No adversary played."
-    n = len(history) // 5
-    rows = torch.tensor([[row[key] for key in series] for row in history[-max(n, 1):]]).double()
-    found = dict(zip(series, mean := rows.mean(0).tolist()))
-    if n < 3:
-        return {**found, "settled": None}, "Fewer than 15 epochs do not show whether it settled."
-    t = torch.arange(n).double()[:, None] - (n - 1) / 2
-    slope = (t * rows).sum(0) / t.square().sum()
-    width = ((rows - rows.mean(0) - t * slope).square().sum(0) / (n - 2)).sqrt()
-    flaws = [f"{key} drifts by {drift:+.2g} and scatters by {scatter:.2g}" for key, drift, scatter
-             in zip(series, (n * slope).tolist(), width.tolist()) if abs(drift) > scatter + 1e-9]
-    flaws += [f"{key} is not between 50 % and 95 %" for key, share in zip(series[2:], mean[2:])
-              if not 0.5 <= share <= 0.95]
-    flaws += [f"{series[1]} is not above 0.3"] * (mean[1] <= 0.3)
-    return {**found, "settled": not flaws}, (
-        f"Over the last {n} epochs the discriminator knew {percent(mean[2])} of the real and "
-        f"{percent(mean[3])} of the made images at a loss of {mean[1]:.2f} a term, the generator's "
-        f"was {mean[0]:.2f}; equilibrium is 50 % and ln 2 = 0.69. The adversary "
-        + (f"has not settled: {', '.join(flaws)}." if flaws else "has settled."))
-
-
-def tell_codes(run, data, r):
-    """On what probe_codes found, for mathieu.py and cyclevae.py; r has its keys and test_recon."""
-    run.table("Objective on test images", ("", "value"), [
-        ("squared error an image (swapped s, sampled z)", r["test_recon"]),
-        ("KL, nats an image", r["test_kl"]), ("live dimensions (0.01 nats)", r["live_dims"])])
-    kinds = (("s", "s"), ("z, sampled", "z"), ("z, mean", "z_mean"))
-    run.table("Class, as an MLP reads it", ("code", "train", "test", "chance", "majority"), [
-        (name, *(percent(r[key]) for key in (f"{k}_train_acc", f"{k}_test_acc", "chance",
-                                             "majority"))) for name, k in kinds],
-        "The papers' tables are of sampled z.")
-    run.say("s gives away the class of {s_test_acc:%} of the test images, sampled z of "
-            f"{{z_test_acc:%}} ({r['z_test_acc'] / r['chance']:.1f} times chance), the mean of z "
-            "of {z_mean_test_acc:%}.", r)
-    if r["live_dims"] == 0 or r["test_kl"] < 0.5:
-        run.say("z is dead (KL {test_kl:.2g} nats, {live_dims} live dimensions), so that its low "
-                "accuracy shows nothing: lower --kl-weight or train for longer.", r)
-    if not r["factors"]:
-        return
-    within = {name: data.train.of_class(name) for name in r["factors"]}
-    run.table("Factors, on " + ("people never trained on" if data.unseen else "test images"),
-              ("factor", "should be in", *(name for name, _ in kinds), "majority"), [
-        (name, "s" if within[name] else "z", *(percent(f[k]) for _, k in kinds),
-         percent(f["majority"])) for name, f in r["factors"].items()])
-    for home, away, inside in (("s", "z", True), ("z_mean", "s", False)):
-        mine = {name: f for name, f in r["factors"].items() if within[name] == inside}
-        if mine:
-            weak = min(mine, key=lambda name: mine[name][home])
-            leak = max(mine, key=lambda name: mine[name][away] - mine[name]["majority"])
-            names = {"s": "s", "z": "sampled z", "z_mean": "the mean of z"}
-            run.say(f"Of what should be in {home[0]}, {names[home]} knows {weak} worst, at "
-                    f"{percent(mine[weak][home])}, and {names[away]} still knows {leak} best, "
-                    f"{100 * (mine[leak][away] - mine[leak]['majority']):.1f} points above the "
-                    "majority.")
-
-
-def tell_vae(run, classes, r):
-    """On the likelihood, the samples and the codes of vae.py; classes: the set's names."""
-    args, vae = run.args, run.args.model == "vae"
-    if vae:
-        density = (f"a Gaussian density, sigma {args.sigma:g}" if args.likelihood == "gaussian" else
-                   "Bernoulli, with pixels binarised at random" if args.binarize else
-                   "Bernoulli on grey pixels: bounds on the likelihood of images binarised at "
-                   "random, not of the grey ones")
-        header = "", "nats an image", "standard error", "bits/dim"
-        run.table("Likelihood of test images", header, [
-            ("negative bound", r["test_elbo"], "", ""), ("-log p(x|z)", r["test_recon"], "", ""),
-            ("KL", r["test_kl"], "", ""),
-            *((f"NLL, {q['k']:,} samples of z, {q['n']:,} images", q["nats"], q["stderr"],
-               q["bits_per_dim"]) for q in (r["nll"], r["nll_all"]))],
-            f"The likelihood is {density}.")
-        run.say(f"The likelihood is {density}. The bound is {{test_elbo:.2f}} nats an image, of "
-                "which {test_kl:.2f} are the KL; {nll.k} samples give an NLL of {nll:nats}. "
-                f"{{active_units}} of {args.z_dim:,} latents are active (variance of the mean "
-                "above 0.01).", r)
-    sides = {args.model: r} | ({"ae": r["beside"]} if r["beside"] else {})
-    run.side_by_side("Samples and reconstructions of test images", sides, {
-        "squared error a pixel": "test_mse", "Frechet distance of samples": "fid.value",
-        "Frechet distance of reconstructions": "fid_recon.value",
-        "of as many train images": "fid.floor"},
-        "".join(filled(r, "Features: {fid.features}; {fid.n} samples.")))
-    for name, side in sides.items():
-        means, deviations = (f"{min(side[key]):.2f} to {max(side[key]):.2f}"
-                             for key in ("code_mean", "code_std"))
-        run.say(f"{name}: the codes have means of {means} and deviations of {deviations}; of the "
-                "draws from N(0, I) {off_support:%} fall where no code lies (1 % of test codes "
-                "do).", side)
-    if r["beside"] and r["fid"]:
-        nearer = r["fid"]["value"] < r["beside"]["fid"]["value"]
-        run.say(f"The samples of nae are {'nearer to' if nearer else 'farther from'} real images "
-                "than those of ae (Frechet distance {fid.value:.0f} and {beside.fid.value:.0f}). "
-                "Both are drawn from N(0, I), and only a code held to mean 0 and variance 1 lies "
-                "there; two moments do not make it a Gaussian.", r)
-    if r["fid"]:
-        ratio = r["fid"]["value"] / r["fid_recon"]["value"]
-        run.say(f"Samples are {ratio:.1f} times as far from real images as reconstructions, whose "
-                "squared error is {test_mse:.4f} a pixel: "
-                + ("the same quality." if ratio < 1.25 else "another quality. The decoder draws "
-                   "what the encoder gives it better than what N(0, I) does."), r)
-    for kernel in ("linear", "rbf")[1 - vae:]:
-        s = r[f"svm_{kernel}"]
-        run.table(f"SVM on the codes, {kernel} kernel", ("class", "precision", "recall", "F1"), [
-            (name, *map(percent, scores)) for name, *scores in
-            zip(classes, s["precision"], s["recall"], s["f1"])],
-            f"Accuracy on test images: {percent(s['accuracy'])}."
-            + " The codes are the means of q(z|x) of grey pixels." * vae)
-
-
-# Accuracies on the target: of NN and DANN on so many moons of each domain, the authors' script,
-# mean of five seeds; of source only, DANN and train on target, Ganin et al. 2016, Table 2.
-SCRIPT = {150: (0.823, 0.945), 300: (0.779, 0.882)}
-TABLE_2 = {("mnist", "mnistm"): (0.5225, 0.7666, 0.9596),
-           ("svhn", "mnist"): (0.5490, 0.7385, 0.9942)}
-
-
-def tell_moons(run, r):
-    """On the twin moons of dann.py."""
-    script = dict(zip(("nn", "dann"), SCRIPT.get(r["points"], ())))
-    run.table("Accuracies", ("", "source", "target", "target, mean of the last 100 epochs",
-                             "domain", "target, worst seed", "target, authors' script"), [
-        (name.upper(), *(spread(r[name], key) for key in
-                         ("source", "target", "target_last100", "domain")),
-         percent(r[name]["target_min"]), percent(script.get(name))) for name in ("nn", "dann")],
-              f"After the last epoch, {r['seeds']} seed"
-              + "s, ± their deviation" * (r["seeds"] > 1)
-              + ". Of the authors' script five seeds, run by us.")
-    run.say("On the turned moons the DANN is right at {dann.target:±}, the NN at {nn.target:±}; "
-            "their domain regressors at {dann.domain:%} and {nn.domain:%} (chance 50 %).", r)
-
-
-def tell_dann(run, names, found, r):
-    """On the images of dann.py. names: {network: words}; found: {network: {"source", "target": a
-    list of one accuracy a seed}}."""
-    args, chance = run.args, math.log(2)
-    paper = TABLE_2.get((args.source, args.target), ()) if args.arch != "bn" else ()
-    theirs = dict(zip(names, paper))
-    gap = (paper[1] - paper[0]) / (paper[2] - paper[0]) if paper else None
-    run.table("Table 2, accuracies", ("", "target, paper", "target", "worst seed", "source"), [
-        *((names[name], percent(theirs.get(name)), spread(r[name], "target"),
-           percent(r[name]["target_min"]), spread(r[name], "source")) for name in found),
-        ("gap covered", percent(gap), percent(r["gap_covered"]), "", "")],
-        f"Last epoch, {args.seeds} seed{'s, ± their deviation' * (args.seeds > 1)}. The gap "
-        "covered is (DANN - source only) / (train on target - source only), from these accuracies"
-        + ("; the paper prints 52.9 %, which does not follow from its own."
-           if paper and args.target == "mnistm" else "."))
-    run.say("Rightly named of the target's test images: " + "; ".join(
-        f"{names[name]} {spread(r[name], 'target')}" for name in found) + "."
-        + "".join(filled(r, " Adaptation covers {gap_covered:%} of the gap.")))
-    if not r["dann"]:
-        return
-    loss = run.history[-1]["domain"]
-    run.say("The domain heads are right at {domain_acc:%} of test images (chance 50 %), their loss "
-            f"in the last epoch of training is {loss:.3f} (chance {chance:.3f}). The proxy "
-            "A-distance (2: domains always told apart) of the first seed's features is "
-            "{pad_dann:.2f}"
-            + (", without adaptation {pad_source_only:.2f}." if r["source_only"] else "."), r)
-    dead = r["dead_features"]["dann"]
-    if max(dead) > 0.1:
-        run.say(f"Of its features {percent(dead[0])} are 0 for every image of the source, "
-                f"{percent(dead[1])} for every one of the target: ReLUs that are switched off, and "
-                "learn no more.")
-    if loss > 2 * chance:
-        run.say("That loss is far above chance: the features run away from the domain head instead "
-                "of mixing the domains. Lower --lr or --domain-weight.")
-    if r["domain_acc"] > 0.9:
-        run.say("The domains are still told apart: adaptation needs more --epochs, or more "
-                "--domain-weight.")
-    for k, dann in enumerate(found["dann"]["source"]):
-        plain = r["source_only"] and found["source_only"]["source"][k]
-        if dann < (0.9 * plain if plain else 0.5):
-            beside = f", {percent(plain)} without adaptation" if plain else ""
-            run.say(f"Seed {args.seed + k} collapsed, or stopped early: its DANN names only "
-                    f"{percent(dann)} of the source{beside}. Lower --lr or --domain-weight, or "
-                    "raise --epochs.")
-
-
-def tell_vaegan(run, r):
-    """On reconstructions and samples of vaegan.py, and on what Dis sees."""
-    g, v = r["vaegan"], r["vae"]
-    run.side_by_side("On test images", {"VAE": v, "VAE-GAN": g}, {
-        "class recognised in reconstructions": "recon_class_acc:%",
-        "squared error a pixel of reconstructions": "recon_mse", "KL, nats an image": "test_kl",
-        "variance of samples, of test images: 1": "spread",
-        "rarest class among samples": "class_shares:min%",
-        "Frechet distance of samples": "fid.value", "of as many train images": "fid.floor",
-        "Frechet distance of reconstructions": "fid_recon.value",
-        "of train images for test": "fid_recon.floor"},
-        " ".join(filled(r, "Features: {vaegan.fid.features}; {vaegan.fid.n} samples.",
-                        "The mean train image has a squared error of {mean_image_mse}; of the test "
-                        "images themselves {real_class_acc:%} are recognised.")))
-    if v and g["fid"]:
-        nearer = g["fid"]["value"] < v["fid"]["value"]
-        run.say(f"The VAE-GAN's samples are {'nearer to' if nearer else 'farther from'} real "
-                "images than those of the VAE of the same Enc and Dec: Frechet distance "
-                "{vaegan.fid.value:.1f} and {vae.fid.value:.1f}, as many train images "
-                "{vaegan.fid.floor:.1f}.", r)
-    if v:
-        run.say(f"In pixels the {'VAE' if v['recon_mse'] < g['recon_mse'] else 'VAE-GAN'} "
-                "reconstructs better (squared error {vae.recon_mse:.4f} and, VAE-GAN, "
-                "{vaegan.recon_mse:.4f}); the class is recognised in {vae.recon_class_acc:%} and "
-                "{vaegan.recon_class_acc:%}.", r)
-    if run.args.loss == "gan" and not run.args.pixel_weight:
-        run.say("L_prior + L_GAN ask that a reconstruction look real, not that it look like its "
-                "image: the squared error is {vaegan.recon_mse:.4f}, that of the mean image "
-                "{mean_image_mse:.4f}, the class right in {vaegan.recon_class_acc:%}, and z holds "
-                "{vaegan.test_kl:.2g} nats. Such a model cannot reconstruct; it draws.", r)
-    elif g["test_kl"] < 0.5:
-        run.say("z is dead (KL {test_kl:.2g} nats): raise --gamma or --pixel-weight.", g)
-    won = r["d_real"] > 0.9 > 0.1 > r["d_sample"]
-    run.say("Dis gives test images {d_real:%}, reconstructions {d_recon:%}, samples {d_sample:%}: "
-            + ("it has won and teaches Dec little (try --gate, a lower --lr)." if won else
-               "it has lost." if r["d_sample"] > r["d_real"] else "neither side has won."), r)
-    if collapsed(g):
-        run.say("Samples have collapsed: they vary {spread:%} as much as real images, and a LeNet "
-                "sees the rarest class in {class_shares:min%} of them.", g)
-
-
-def tell_flowvae_gan(run, names, r):
-    """On the models of flowvae_gan.py beside each other; names: {model: words}."""
-    args, there = run.args, {name: r[name] for name in names if r[name]}
-    first = next(iter(there.values()))
-    judge = first["fid"]                                    # None with --fid none
-    pixels = ("logistics in 256 bins" if args.likelihood == "logistic" else
-              f"Bernoullis on {'binarised' if args.binarize else 'grey'} pixels")
-    run.side_by_side("Compared", {names[name]: m for name, m in there.items()}, {
-        "weights of Enc and Dec, or Gen and Dis": "params", "of the flow": "flow_params",
-        "Frechet distance of samples": "fid.value", "of as many train images": "fid.floor",
-        "NLL, nats": "nll.nats", "standard error": "nll.stderr", "bits/dim": "nll.bits_per_dim",
-        "bound, nats": "test_bound", "variance of samples, of test images: 1": "spread",
-        "longest step between two codes, mean: 1": "jump",
-        "certainty between two codes": "sure:%", "seconds": "seconds:,.0f"},
-        " ".join([*filled(first, f"Likelihood: {pixels}; NLL: {{nll.k}} z an image, {{nll.n}} test "
-                          "images; bound: one z, all of them."),
-                  "Between two codes: the nine steps of up to 100 pairs; certainty: a LeNet's "
-                  "largest probability, mean over the eight images between. It names "
-                  f"{percent(r['real_class_acc'])} of real test images.",
-                  *filled(first, "Features: {fid.features}; {fid.n} samples.")]))
-    for name in ("vae", "flow_joint"):
-        if r[name]:
-            row = min(run.history, key=lambda row: row[f"{name}_val"])
-            run.say(f"{names[name]}: in epoch {{epoch:d}}, its best, {{{name}_train:.1f}} nats on "
-                    f"train and {{{name}_val:.1f}} on validation images, the KL "
-                    f"{{{name}_kl:.1f}}" + (": z is dead." if row[f"{name}_kl"] < 0.5 else "."),
-                    row)
-    for name in ("flow_joint", "flow_after"):
-        if r["vae"] and r[name]:
-            bound = r["vae"]["test_bound"] - r[name]["test_bound"]
-            run.say(f"{names[name]}: NLL {{nll.nats:.2f}} nats, {{gain.nats:+.2f}}"
-                    + "".join(filled(r[name], " ± {gain.stderr:.2f}"))
-                    + " nats of log p(x) against N(0, I) on the same images; in the bound "
-                    f"{bound:+.2f}"
-                    + (", which KL(q(z) || N(0, I)) is at least." if name == "flow_after" else
-                       "; here q(z|x) could adapt to the flow."), r[name])
-    if judge:
-        order = sorted(there, key=lambda name: there[name]["fid"]["value"])
-        run.say("Samples, the nearest to real images first (Frechet distance): " + ", ".join(
-            f"{names[name]} {there[name]['fid']['value']:.1f}" for name in order)
-            + f"; as many train images {judge['floor']:.1f}.")
-    sure = max(there, key=lambda name: there[name]["sure"])
-    even = min(there, key=lambda name: there[name]["jump"])
-    run.say(f"Between two codes {names[sure]} shows the clearest classes (certainty "
-            f"{{{sure}.sure:%}}), {names[even]} moves most evenly (longest step "
-            f"{{{even}.jump:.2f}} times the mean).", r)
-    if r["gan"]:
-        last = run.history[-1]
-        won = last["gan_d_real"] > 0.95 * args.real_target and last["gan_d_fake"] < 0.05
-        run.say("GAN: in training Dis gave real images {gan_d_real:%} and samples {gan_d_fake:%}: "
-                f"it has {'won, and teaches Gen little' if won else 'not won'}. Afterwards it "
-                "gives train images {gan_train:%}, new ones {gan_val:%}. Samples vary {spread:%} "
-                "as much as real images, and a LeNet sees the rarest class in "
-                "{class_shares:min%} of them"
-                + (": they have collapsed." if collapsed(r["gan"]) else "."), last | r["gan"])
-
-
 def collapsed(r):
     """Whether samples show few of the images there are: r has `spread`, their variance over that of
     real images, and `class_shares`."""
     return r["spread"] < 0.3 or min(r["class_shares"]) < 0.1 / len(r["class_shares"])
 
 
-# python eval.py fid A B
-
-
-def images_of(name, sets, shape):
-    """A side of the comparison as uint8 (N, C, size, size); shape: (C, size), or None for its own.
-
-    sets: {name: Dataset}, of which the test images count; name may also be an .npz file or a folder
-    of images of any depth. Raises DataError where it is none of them."""
-    from PIL import Image
-    path, suffixes = Path(name), Image.registered_extensions()
-    if name in sets:
-        x = sets[name].test.x
-    elif path.suffix == ".npz" and path.is_file():
-        with reading(path, "write it with numpy.savez(file, images=uint8 array N x H x W x C)"):
-            with np.load(path, allow_pickle=False) as file:
-                x = file["images"]
-            if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] not in (1, 3) or x.size == 0:
-                raise ValueError(f"images is {x.dtype} of shape {x.shape}")
-        x = torch.from_numpy(x).permute(0, 3, 1, 2)
-    else:
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes)
-        if not files:
-            raise DataError(f"{name} is no set of data.py, .npz file or folder of images.")
-        if shape is None:
-            with reading(files[0], "replace or remove it"), Image.open(files[0]) as image:
-                shape = 3, min(*image.size, 256)
-        x = read_images(files, shape[1], "L" if shape[0] == 1 else "RGB")
-    channels, size = shape or (x.shape[1], min(x.shape[2:]))
-    if x.shape[1] > channels:                               # to grey with Pillow's weights
-        x = (x * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, True).round().byte()
-    return fit_images(x, size).expand(-1, channels, -1, -1)
-
-
-def compare(a, b, features="lenet", data=None, data_dir="data", device="auto"):
-    """Prints the Frechet distance between two sides; `main` says what they may be."""
-    device = find_device(device)
-    sets = {name: load_data(name, data_dir) for name in (a, b) if name.partition(":")[0] in SETS}
-    judge = load_data(data, data_dir) if data else sets.get(b, sets.get(a))
-    if judge is None and features == "lenet":
-        raise DataError(f"Neither {a} nor {b} is a set whose LeNet could give the features: name "
-                        "one with --data, or take --features inception.")
-    judge = judge and judge.to(device)
-    second = images_of(b, sets, judge and judge.train.x.shape[1:3])
-    first = images_of(a, sets, second.shape[1:3])
-    need_images(features, {f"images of {a}": len(first), f"images of {b}": len(second)})
-    print(f"images    {len(first):,} of {a}, {len(second):,} of {b}", flush=True)
-    if data or not sets:
-        measure, name = extractor(features, judge, data_dir, device)
-        result = {"value": frechet(*measure(first), *measure(second)), "features": name}
-        floor = "none: it takes the train images of a set"
-    else:                                                   # against the test images of a set
-        result = fid(features, judge, data_dir, first if b in sets else second)
-        floor = f"{result['floor']:.4g} (as many train images of {judge.name})"
-    print(f"features  {result['features']}\nfloor     {floor}\ndistance  {result['value']:.4g}")
-
-
-# python eval.py table DIR
-
-# What a run's row says, `filled` with its numbers.
-CODES = ("s {s_test_acc:%}", "z {z_test_acc:%}", "mean of z {z_mean_test_acc:%}",
-         "chance {chance:%}", "KL {test_kl:.2f} nats in {live_dims} dimensions",
-         "squared error {test_recon:.1f}")
-OURS = {
-    "cyclevae": CODES,
-    "mathieu": (*CODES, "class of s in {swap_class_acc:%} of swaps"),
-    "vae": ("NLL {nll:nats}", "bound {test_elbo:.2f} nats", "SVM linear {svm_linear.accuracy:%}",
-            "RBF {svm_rbf.accuracy:%}", "squared error a pixel {test_mse:.4f}",
-            "distance of samples {fid.value:.1f}",
-            "draws where no code lies {off_support:%}",
-            "beside it the ae: {beside.test_mse:.4f}, {beside.fid.value:.1f}, "
-            "{beside.off_support:%}"),
-    "dann": ("NN {nn.target:±}", "DANN {dann.target:±}", "worst seed {dann.target_min:%}",
-             "last 100 epochs NN {nn.target_last100:±}, DANN {dann.target_last100:±}",
-             "weights averaged {average.target:±}", "worst {average.target_min:%}",
-             "source only {source_only.target:±}", "train on target {target_only.target:±}",
-             "gap covered {gap_covered:%}"),
-    "vaegan": ("distance of samples {vaegan.fid.value:.1f}, the VAE's {vae.fid.value:.1f}",
-               "of reconstructions {vaegan.fid_recon.value:.1f}, {vae.fid_recon.value:.1f}",
-               "squared error a pixel {vaegan.recon_mse:.4f}, {vae.recon_mse:.4f}",
-               "class seen {vaegan.recon_class_acc:%}, {vae.recon_class_acc:%}",
-               "KL {vaegan.test_kl:.1f}, {vae.test_kl:.1f} nats"),
-    "flowvae_gan": ("NLL {vae.nll:nats}", "joint flow {flow_joint.nll:nats}",
-                    "flow after {flow_after.nll:nats}", "gains {flow_joint.gain:nats}, "
-                    "{flow_after.gain:nats}", "bits/dim {vae.nll.bits_per_dim:.3f}, "
-                    "{flow_joint.nll.bits_per_dim:.3f}, {flow_after.nll.bits_per_dim:.3f}",
-                    "distances {vae.fid.value:.1f}, "
-                    "{flow_joint.fid.value:.1f}, {flow_after.fid.value:.1f}",
-                    "GAN {gan.fid.value:.1f}, floor {gan.fid.floor:.1f}")}
-PAPERS = (                                                  # script, the run's numbers, the paper's
-    ("cyclevae", {"data": "mnist", "args.s_dim": 16}, "s 98.35 %, z 17.56 % (Table 1)"),
-    ("mathieu", {"data": "mnist", "args.s_dim": 16, "args.adv_weight": 1.0}, "s 98.52 %, z 66.83 % "
-     "(a port of it, Jha et al., Table 1)"),
-    ("vae", {"args.hidden": [200, 200], "args.z_dim": 50}, "NLL 86.76, 3,280 epochs (Burda et al., "
-     "Table 1)"),
-    ("dann", {"points": 150, "args.decay": "none"}, "NN 82.3 %, DANN 94.5 % (the authors' script, "
-     "mean of five seeds, run by us)"),
-    ("dann", {"points": 300, "args.decay": "none"}, "NN 77.9 %, DANN 88.2 % (the same)"),
-    ("dann", {"data": "mnist-mnistm", "args.arch": "mnist"}, "source only 52.25 %, DANN 76.66 %, "
-     "train on target 95.96 % (Table 2)"),
-    ("dann", {"data": "mnist-mnistm", "args.arch": "bn"}, "DANN 84 to 91 % (what others' programs "
-     "with batch norm report)"),
-    ("dann", {"data": "svhn-mnist"}, "source only 54.90 %, DANN 73.85 %, train on target 99.42 % "
-     "(Table 2)"))
-
-
-def table(folder):
-    """Markdown of all files *results.json below `folder`: a table with a row a run, then one of the
-    factors for each command whose run has any (of several runs the last by name)."""
-    header = [["command", "paper", "ours", "epochs, time, hardware, seeds"], ["---"] * 4]
-    runs, factors = [], {}
-    for path in sorted(Path(folder).rglob("*results.json")):
-        try:
-            run = json.loads(path.read_text())
-            runs.append((list(OURS).index(run["script"]), len(run["command"]), [
-                f"`{run['command']}`",
-                next((text for script, is_, text in PAPERS if script == run["script"]
-                      and all(value(run, k) == v for k, v in is_.items())), "–"),
-                ", ".join(filled(run, *OURS[run["script"]])),
-                f"{run['epochs']} epochs, "
-                + (f"{run['seconds'] / 60:.0f} min" if run["seconds"] >= 90
-                   else f"{run['seconds']:.0f} s") + f", {run['device']}, "
-                f"{run['threads']} thread{'s' * (run['threads'] > 1)}, "
-                + (f"{run['seeds']} seeds" if run.get("seeds", 1) > 1 else f"seed {run['seed']}")]))
-            if run.get("factors"):
-                factors[run["command"]] = [
-                    [f"`{run['command']}`", "s", "z, sampled", "z, mean", "majority"], ["---"] * 5,
-                    *([name, *(percent(f[key]) for key in ("s", "z", "z_mean", "majority"))]
-                      for name, f in run["factors"].items())]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise DataError(f"{path} is damaged or not a results.json of these scripts.") from None
-    if not runs:
-        raise DataError(f"{folder} holds no results.json.")
-    rows = [*header, *(row for *_, row in sorted(runs))]    # by script, the plainest command first
-    return "\n\n".join("\n".join("| " + " | ".join(row) + " |" for row in part)
-                       for part in (rows, *factors.values()))
+# %% The command line
 
 
 def main(argv=None):
-    parser = Parser(__doc__)
+    parser = Parser("eval.py", __doc__)
     parser.add_argument("command", choices=["table", "fid"])
     parser.add_argument("what", nargs="+", metavar="PATH", help="table: a folder of runs. fid: two "
-                        "of folders of images, .npz files (`images` uint8 N x H x W x C) and sets "
-                        "of data.py (their test images); the second side, or a set, gives the size")
+                        "of folders of images and sets of data.py (their test images); the second "
+                        "one, or a set, decides the size")
     add = parser.add_argument_group("fid").add_argument
-    add("--features", choices=list(FEATURES), default="lenet", help="the LeNet of the second side, "
-        "or of the first, or torchvision's Inception (default: %(default)s)")
-    add("--data", metavar="NAME", help="the set whose LeNet it is, where neither side is a set")
-    add("--data-dir", default="data", metavar="DIR", help="where data sets and networks lie")
-    add("--device", **DEVICE)
-    args = vars(parser.parse_intermixed_args(argv))
-    what, command = args.pop("what"), args.pop("command")
-    if len(what) != (1 if command == "table" else 2):
-        parser.error("table takes one folder, fid two sides")
-    if command == "table":
-        print(table(*what))
+    add("--features", choices=list(FEATURES), default="lenet",
+        help="the LeNet of the second side, or of the first, or torchvision's Inception")
+    add("--data", metavar="NAME", help="the set whose LeNet is used if neither side is a set")
+    add("--data-dir", default="data", metavar="DIR", help="folder of data sets and networks")
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
+        help="auto: cuda if there is one, then mps, then cpu")
+    args = parser.parse_intermixed_args(argv)
+    if args.command == "table":
+        if len(args.what) != 1:
+            parser.error("table needs one folder")
+        print(table(args.what[0]))
     else:
-        compare(*what, **args)
+        if len(args.what) != 2:
+            parser.error("fid needs two sides")
+        compare(args.what[0], args.what[1], args.features, args.data, args.data_dir, args.device)
 
 
 if __name__ == "__main__":
-    command_line(main)
+    run_command(main)

@@ -39,12 +39,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data import DataError, batches, load as load_data
-from eval import (Run, accelerate, adam, bernoulli_log_likelihood, binarize, binarized,
-                  class_shares, classifier, command_line, curves, decay, decode, descend, encode,
-                  fid, flags, grid, kl_divergence, load_nets, log_marginal, log_normal,
-                  logistic_log_likelihood, mean_nats, number, over, parse, pick, sample,
-                  tell_flowvae_gan)
+from data import DataError, batches, load as load_data, pick
+from eval import (SideBySideRun as Run, accelerate, adam, binarize, binarized, class_shares,
+                  classifier, collapsed, columns, decay, decode, descend, encode, fid, filled,
+                  flags, grid, load_nets, log_marginal, log_normal, make_rng, mean_nats, number,
+                  over, parse, percent, run_command, sample)
 
 NAMES = {"vae": "VAE", "flow_joint": "joint flow", "flow_after": "flow after", "gan": "GAN"}
 PARTS = {"vae": ("dec", "enc"), "flow_joint": ("dec", "enc", "flow"), "flow_after": ("flow",),
@@ -52,7 +51,7 @@ PARTS = {"vae": ("dec", "enc"), "flow_joint": ("dec", "enc", "flow"), "flow_afte
 SMOKE = dict(data="digits", limit=800, epochs=2, width=8, nll_k=20, nll_n=50)
 
 
-# Networks
+# %% Networks
 
 
 def stages(shape, args):
@@ -193,7 +192,34 @@ def load(path, device="cpu"):
     return load_nets(path, "flowvae_gan", build, device)
 
 
-# Objective
+# %% Objective
+
+
+def kl_divergence(mu, logvar):
+    """KL(N(mu, sigma^2) || N(0, 1)) in nats, elementwise (Kingma, Welling, appendix B)."""
+    return 0.5 * (mu.square() + logvar.exp() - logvar - 1)
+
+
+def bernoulli_log_likelihood(x, logits):
+    """log p(x|z) in nats (...) of pixels x (..., C, H, W) in [0, 1] under Bernoullis with these
+    logits: the sum of x log p + (1 - x) log(1 - p), from logits, where log(0) does not occur. On
+    grey pixels the expectation over images binarised at random."""
+    bce = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none")
+    return -bce.flatten(-3).sum(-1)
+
+
+def logistic_log_likelihood(x, logits, log_scale):
+    """log p(x|z) in nats (...) of x (..., C, H, W), whole multiples of 1/255, under logistics with
+    mean sigmoid(logits), cut into 256 bins around those; the outer two reach to infinity.
+
+    A bin from a to b, in units of the scale: sigmoid(b) - sigmoid(a), which is
+    sigmoid(b) sigmoid(-a) (1 - exp(a - b)), exact also far from the mean."""
+    scale = log_scale.exp()
+    middle, half = (x - logits.sigmoid()) / scale, 0.5 / 255 / scale
+    below, above = F.logsigmoid(middle + half), F.logsigmoid(half - middle)
+    inner = below + above + torch.log(-torch.expm1(-2 * half))
+    log_p = inner.where(x > 0.5 / 255, below).where(x < 254.5 / 255, above)
+    return log_p.flatten(-3).sum(-1)
 
 
 def log_likelihood(dec, x, logits, args):
@@ -230,7 +256,7 @@ def gan_losses(gen, disc, x, z, target=1.0):
                         (F.softplus(-fake), dis, real.sigmoid(), fake.sigmoid())])
 
 
-# Training
+# %% Training
 
 
 def gan_step(gen, disc, opts, x, z, autocast, losses=gan_losses, target=1.0):
@@ -351,7 +377,64 @@ def weights(net):
     return sum(p.numel() for p in net.parameters())
 
 
-# Evaluation
+# %% Evaluation
+
+
+def tell_flowvae_gan(run, names, r):
+    """On the models of flowvae_gan.py beside each other; names: {model: words}."""
+    args, there = run.args, {name: r[name] for name in names if r[name]}
+    first = next(iter(there.values()))
+    judge = first["fid"]                                    # None with --fid none
+    pixels = ("logistics in 256 bins" if args.likelihood == "logistic" else
+              f"Bernoullis on {'binarised' if args.binarize else 'grey'} pixels")
+    run.side_by_side("Compared", {names[name]: m for name, m in there.items()}, {
+        "weights of Enc and Dec, or Gen and Dis": "params", "of the flow": "flow_params",
+        "Frechet distance of samples": "fid.value", "of as many train images": "fid.floor",
+        "NLL, nats": "nll.nats", "standard error": "nll.stderr", "bits/dim": "nll.bits_per_dim",
+        "bound, nats": "test_bound", "variance of samples, of test images: 1": "spread",
+        "longest step between two codes, mean: 1": "jump",
+        "certainty between two codes": "sure:%", "seconds": "seconds:,.0f"},
+        " ".join([*filled(first, f"Likelihood: {pixels}; NLL: {{nll.k}} z an image, {{nll.n}} test "
+                          "images; bound: one z, all of them."),
+                  "Between two codes: the nine steps of up to 100 pairs; certainty: a LeNet's "
+                  "largest probability, mean over the eight images between. It names "
+                  f"{percent(r['real_class_acc'])} of real test images.",
+                  *filled(first, "Features: {fid.features}; {fid.n} samples.")]))
+    for name in ("vae", "flow_joint"):
+        if r[name]:
+            row = min(run.history, key=lambda row: row[f"{name}_val"])
+            run.say(f"{names[name]}: in epoch {{epoch:d}}, its best, {{{name}_train:.1f}} nats on "
+                    f"train and {{{name}_val:.1f}} on validation images, the KL "
+                    f"{{{name}_kl:.1f}}" + (": z is dead." if row[f"{name}_kl"] < 0.5 else "."),
+                    row)
+    for name in ("flow_joint", "flow_after"):
+        if r["vae"] and r[name]:
+            bound = r["vae"]["test_bound"] - r[name]["test_bound"]
+            run.say(f"{names[name]}: NLL {{nll.nats:.2f}} nats, {{gain.nats:+.2f}}"
+                    + "".join(filled(r[name], " ± {gain.stderr:.2f}"))
+                    + " nats of log p(x) against N(0, I) on the same images; in the bound "
+                    f"{bound:+.2f}"
+                    + (", which KL(q(z) || N(0, I)) is at least." if name == "flow_after" else
+                       "; here q(z|x) could adapt to the flow."), r[name])
+    if judge:
+        order = sorted(there, key=lambda name: there[name]["fid"]["value"])
+        run.say("Samples, the nearest to real images first (Frechet distance): " + ", ".join(
+            f"{names[name]} {there[name]['fid']['value']:.1f}" for name in order)
+            + f"; as many train images {judge['floor']:.1f}.")
+    sure = max(there, key=lambda name: there[name]["sure"])
+    even = min(there, key=lambda name: there[name]["jump"])
+    run.say(f"Between two codes {names[sure]} shows the clearest classes (certainty "
+            f"{{{sure}.sure:%}}), {names[even]} moves most evenly (longest step "
+            f"{{{even}.jump:.2f}} times the mean).", r)
+    if r["gan"]:
+        last = run.history[-1]
+        won = last["gan_d_real"] > 0.95 * args.real_target and last["gan_d_fake"] < 0.05
+        run.say("GAN: in training Dis gave real images {gan_d_real:%} and samples {gan_d_fake:%}: "
+                f"it has {'won, and teaches Gen little' if won else 'not won'}. Afterwards it "
+                "gives train images {gan_train:%}, new ones {gan_val:%}. Samples vary {spread:%} "
+                "as much as real images, and a LeNet sees the rarest class in "
+                "{class_shares:min%} of them"
+                + (": they have collapsed." if collapsed(r["gan"]) else "."), last | r["gan"])
 
 
 @torch.no_grad()
@@ -368,8 +451,8 @@ def interpolate(flow, a, b, steps=10):
 def evaluate(run, data, seen, nets):
     """The figures and measurements of every model, from best.pt; fills the report."""
     args, seed, test, fitted = run.args, run.args.seed, seen["test"], run.kept.get("flow_after")
-    n, shows = (300, 5000) if args.smoke else (10_000, 150_000)
-    rng, some = torch.Generator(run.device).manual_seed(seed), pick(test.y, args.nll_n, seed)
+    n, shows = (300, 5000) if args.smoke else (10_000, 100_000)
+    rng, some = make_rng(seed, "samples", run.device), pick(test.y, args.nll_n, seed)
     u = torch.randn(n, args.z_dim, generator=rng, device=run.device)
     order, half = torch.randperm(len(test), generator=rng, device=run.device), len(test) // 2
     ends = order[:2 * min(100, half)].chunk(2)              # of 100 lines between codes
@@ -411,7 +494,7 @@ def evaluate(run, data, seen, nets):
                 if flow and "vae" in log_p:                 # of the same images and draws
                     results[name]["gain"] = mean_nats(log_p[name] - log_p["vae"])
     with run.doing("figures"):
-        run.figure("curves", curves(run.history, {
+        run.figure("curves", columns(run.history, {
             "VAE: loss, nats": ["vae_train", "vae_val"],
             "joint flow: loss, nats": ["flow_joint_train", "flow_joint_val"],
             "KL, nats": ["vae_kl", "flow_joint_kl"], "GAN: losses, nats": ["gan_gen", "gan_dis"],
@@ -421,7 +504,7 @@ def evaluate(run, data, seen, nets):
                    "images less than those of train. A GAN's losses say nothing of its images.")
         if fitted is not None:
             rows = [{"epoch": i, "train": a, "val": b} for i, (a, b, _) in enumerate(fitted, 1)]
-            run.figure("curves_flow_after", curves(rows, {"-log p(z), nats": ["train", "val"]}),
+            run.figure("curves_flow_after", columns(rows, {"-log p(z), nats": ["train", "val"]}),
                        "The flow on the codes of the finished VAE.")
         kept = [key for name in NAMES.values() for key in run.kept if key.startswith(name + ", ")]
         run.figure("learning", grid(torch.stack([run.kept[key].cpu() for key in kept]), kept),
@@ -437,8 +520,12 @@ def evaluate(run, data, seen, nets):
     run.finish(f"VAE, flow prior and GAN on {args.data}", results)
 
 
+# %% Command line
+
+
 def main(argv=None):
-    parser, groups = flags(__doc__, data="mnist", epochs=30, batch_size=128, lr=1e-3, fid=True,
+    parser, groups = flags("flowvae_gan", __doc__,
+                           data="mnist", epochs=30, batch_size=128, lr=1e-3, fid=True,
                            nll=(1000, 500))
     add, whole = groups["model"].add_argument, number(int, low=1, high=4096)
     add("--model", nargs="+", choices=("vae", "flow", "gan"), default=["vae", "flow", "gan"],
@@ -459,7 +546,9 @@ def main(argv=None):
         "VAEs (default: mnist with bernoulli)")
     groups["optimisation"].add_argument("--gan-lr", type=number(float, above=0), default=2e-4,
                                         help="step size of Gen and Dis (default: 0.0002)")
-    args = parse(parser, argv, "flowvae_gan", {}, SMOKE)
+    args = parse(parser, argv, {}, SMOKE)
+    if args.weights:
+        load(args.weights)                                  # before a folder is made
     run = Run("flowvae_gan", args)
     data = load_data(args.data, args.data_dir, args.image_size, args.limit, args.seed)
     if args.likelihood is None:
@@ -469,10 +558,10 @@ def main(argv=None):
     data = run.begin(data)
     seen = {name: binarized(split, args.seed) if args.binarize else split
             for name, split in data.splits().items()}
-    if not args.eval_only:
+    if not args.weights:
         train(run, data, seen)
     evaluate(run, data, seen, run.best_nets(load))
 
 
 if __name__ == "__main__":
-    command_line(main)
+    run_command(main)

@@ -34,10 +34,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data import batches, load as load_data, need_pairs, pairs
-from eval import (Run, accelerate, adam, classes_of, classifier, command_line, curves, decay,
-                  decode, descend, draw_swaps, draw_tsne, encode, flags, grid, held_out,
-                  kl_divergence, load_nets, number, parse, pick, probe_codes, settled, tell_codes)
+from data import batches, load as load_data, need_pairs, pairs, pick
+from eval import (SideBySideRun as Run, accelerate, adam, classes_of, classifier, columns, decay,
+                  decode, descend, draw_codes, encode_splits, flags, grid, held_out, load_nets,
+                  make_rng, number, parse, percent, probe_codes, run_command)
 
 # What a flag is where it is not typed. Small sets need many epochs.
 PRESETS = {name: dict(s_dim=64, z_dim=64, epochs=epochs) for name, epochs in
@@ -45,7 +45,7 @@ PRESETS = {name: dict(s_dim=64, z_dim=64, epochs=epochs) for name, epochs in
             ("sprites2015", 35))} | {"digits": dict(epochs=100)}
 SMOKE = dict(data="digits", limit=640, batch_size=32, epochs=15)
 
-# Networks: convolutions (kernel, stride, maps) of Enc, which Dec takes backwards, and of Disc,
+# %% Networks: convolutions (kernel, stride, maps) of Enc, which Dec takes backwards, and of Disc,
 # where the last entry says whether the class comes in there. `big` is the released network.
 ARCH = {"small": ([(5, 2, 16), (5, 2, 32), (5, 2, 64)],
                   [(5, 2, 16, True), (5, 2, 32, True), (5, 2, 64, True)]),
@@ -151,7 +151,12 @@ def load(path, device="cpu"):
     return load_nets(path, "mathieu", build, device, ("shape", "n_classes", "args"))
 
 
-# Objective
+# %% Objective
+
+
+def kl_divergence(mu, logvar):
+    """KL(N(mu, sigma^2) || N(0, 1)) in nats, elementwise (Kingma, Welling, appendix B)."""
+    return 0.5 * (mu.square() + logvar.exp() - logvar - 1)
 
 
 def generate(enc, dec, x, noise, prior=None):
@@ -179,7 +184,7 @@ def adversary(disc, images, y, beside, target):
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target)), logits
 
 
-# Training
+# %% Training
 
 SERIES = ("loss_g", "loss_d", "d_real_acc", "d_fake_acc")   # the adversary's columns of the log
 
@@ -230,31 +235,61 @@ def train(run, data):
             terms.append(step(nets.values(), opts, x, split.y[index], noise, prior, weights, *fast))
             run.progress(epoch, i + 1, steps)
         means = run.means(("swap", "kl", "own", *SERIES), terms)
-        val_swap, val_kl = held_out(generate, enc, dec, data.val, args.seed)
+        val_swap, val_kl = held_out(generate, enc, dec, data.val, args.seed, data.train)
         run.log(steps * batch, **means, val_swap=val_swap, val_kl=val_kl)
         run.save(-epoch, nets, **parts)                     # every epoch is the lowest so far
 
 
-# Evaluation
+# %% Evaluation
+
+
+def settled(history, series):
+    """Whether an adversary came to rest: ({series and "settled": value}, a sentence that says why).
+
+    series: the log's columns generator's loss, discriminator's loss a term, its accuracies on real
+    and made images. The values are means over the last fifth of the log, n epochs. "settled" is
+    True where none drifts (slope of its line times n) by more than it scatters (deviation from that
+    line, n - 2 degrees of freedom), both accuracies lie between 0.5 and 0.95 and the
+    discriminator's loss is above 0.3; ln 2 is the equilibrium. None: n < 3, or no adversary."""
+    if series[0] not in history[-1]:
+        return dict.fromkeys((*series, "settled")), "No adversary played."
+    n = len(history) // 5
+    rows = torch.tensor([[row[key] for key in series] for row in history[-max(n, 1):]]).double()
+    found = dict(zip(series, mean := rows.mean(0).tolist()))
+    if n < 3:
+        return {**found, "settled": None}, "Fewer than 15 epochs do not show whether it settled."
+    t = torch.arange(n).double()[:, None] - (n - 1) / 2
+    slope = (t * rows).sum(0) / t.square().sum()
+    width = ((rows - rows.mean(0) - t * slope).square().sum(0) / (n - 2)).sqrt()
+    flaws = [f"{key} drifts by {drift:+.2g} and scatters by {scatter:.2g}" for key, drift, scatter
+             in zip(series, (n * slope).tolist(), width.tolist()) if abs(drift) > scatter + 1e-9]
+    flaws += [f"{key} is not between 50 % and 95 %" for key, share in zip(series[2:], mean[2:])
+              if not 0.5 <= share <= 0.95]
+    flaws += [f"{series[1]} is not above 0.3"] * (mean[1] <= 0.3)
+    return {**found, "settled": not flaws}, (
+        f"Over the last {n} epochs the discriminator knew {percent(mean[2])} of the real and "
+        f"{percent(mean[3])} of the made images at a loss of {mean[1]:.2f} a term, the generator's "
+        f"was {mean[0]:.2f}; equilibrium is 50 % and ln 2 = 0.69. The adversary "
+        + (f"has not settled: {', '.join(flaws)}." if flaws else "has settled."))
 
 
 @torch.no_grad()
 def evaluate(run, data, nets):
     """The figures, then the probes, from best.pt; fills the report."""
     args, (enc, dec, *disc), test = run.args, nets.values(), data.test
-    steps, points, shows = (200, 300, 5000) if args.smoke else (2000, 2000, 150_000)
-    rng = torch.Generator(run.device).manual_seed(args.seed)
+    steps, points, shows = (200, 300, 5000) if args.smoke else (2000, 2000, 100_000)
+    rng = make_rng(args.seed, "samples", run.device)
     prior = torch.randn(max(64, len(test)), args.z_dim, generator=rng, device=run.device)
     with run.doing("codes"):
-        codes = {name: encode(enc, split) for name, split in data.splits().items()}
-        mu, _, s = codes["test"]
+        codes = encode_splits(enc, data)
+        mu, s = codes["test"].mu, codes["test"].s
     with run.doing("figures"):
-        run.figure("curves", curves(run.history, {
+        run.figure("curves", columns(run.history, {
             "squared error an image": ["swap", "own", "val_swap"],
             "KL, nats an image": ["kl", "val_kl"]}),
             "Train and validation should stay together. A KL near zero means that z is dead.")
         if disc:
-            run.figure("adversary", curves(run.history, {
+            run.figure("adversary", columns(run.history, {
                 "loss a term, nats": SERIES[:2], "accuracy of Disc": SERIES[2:]},
                 chance={"loss a term, nats": math.log(2), "accuracy of Disc": 0.5}),
                 "Settled is flat. Grey is equilibrium, where Disc can only guess: ln 2 = 0.69, a "
@@ -267,7 +302,6 @@ def evaluate(run, data, nets):
             torch.stack(rows), ["original", "own s", "partner", "partner's s"]),
             "From the mean of z. With the s of a partner, another image of the class, each should "
             "look as with its own.")
-        draw_swaps(run, data, codes, dec)
         made = dec(prior[:8].repeat_interleave(len(ten), 0), s[ten].repeat(8, 1))
         run.figure("samples", grid(torch.cat([test.images(ten)[None], made.unflatten(0, (8, -1))]),
                                    ["s from"], ylabel="z from the prior, one a row"),
@@ -275,12 +309,10 @@ def evaluate(run, data, nets):
         made = torch.cat([test.images(ten[-1:]), dec(prior[:63], s[ten[-1:]].expand(63, -1))])
         run.figure("styles", grid(made.unflatten(0, (8, 8))), "At the top left a test image, then "
                    "its s with z from the prior: one class in many styles.")
-    with run.doing("t-SNE"):
-        draw_tsne(run, data, codes["test"], points)
     with run.doing("probes"):
         series, sentence = settled(run.history, SERIES)
-        results = {"test_recon": held_out(generate, enc, dec, test, args.seed)[0],
-                   **probe_codes(data, codes, args.seed, steps), **series}
+        results = {"test_recon": held_out(generate, enc, dec, test, args.seed, data.train)[0],
+                   **probe_codes(run, data, codes, steps), **series}
     with run.doing("classifier"):
         judge, results["real_class_acc"] = classifier(data, args.data_dir, shows)
         giver = torch.randperm(len(test), generator=rng, device=run.device)
@@ -288,7 +320,8 @@ def evaluate(run, data, nets):
         for key, z in (("swap", mu), ("prior", prior[:len(test)])):
             right = other & (classes_of(judge, decode(dec, z, s[giver])) == test.y[giver])
             results[f"{key}_class_acc"] = (right.sum() / other.sum().clamp(min=1)).item()
-    tell_codes(run, data, results)
+    with run.doing("swap grids, interpolations, t-SNE"):
+        draw_codes(run, data, codes, dec, judge, points)
     run.say("A LeNet sees the class of s in {swap_class_acc:%} of the images made with the mean of "
             "z of another class, in {prior_class_acc:%} with z from the prior, in "
             "{real_class_acc:%} of real ones. A probe reads z's own class from that mean in "
@@ -298,8 +331,11 @@ def evaluate(run, data, nets):
     run.finish(f"Disentangling with an adversary on {args.data}", results)
 
 
+# %% Command line
+
+
 def main(argv=None):
-    parser, groups = flags(__doc__, data="mnist", epochs=20, batch_size=128, lr=2e-3)
+    parser, groups = flags("mathieu", __doc__, data="mnist", epochs=20, batch_size=128, lr=2e-3)
     add = groups["model"].add_argument
     for name, released in (("s", 64), ("z", 512)):
         add(f"--{name}-dim", type=number(int, low=1, high=4096), default=16,
@@ -315,15 +351,17 @@ def main(argv=None):
                                 ("adv", 1.0, "the adversary's cross entropy, 0: none plays")):
         add(f"--{name}-weight", default=default, help=f"of {text} (default: {default:g})",
             type=number(float, **(dict(above=0) if name == "recon" else dict(low=0))))
-    args = parse(parser, argv, "mathieu", PRESETS, SMOKE)
+    args = parse(parser, argv, PRESETS, SMOKE)
+    if args.weights:
+        load(args.weights)                                  # before a folder is made
     run = Run("mathieu", args)
     data = load_data(args.data, args.data_dir, args.image_size, args.limit, args.seed)
     need_pairs(data.train, data.classes)
     data = run.begin(data)
-    if not args.eval_only:
+    if not args.weights:
         train(run, data)
     evaluate(run, data, run.best_nets(load))
 
 
 if __name__ == "__main__":
-    command_line(main)
+    run_command(main)

@@ -12,7 +12,7 @@ likelihood by importance sampling, a report.
         nats an image, the mean over the batch
   vae --iwae K: -log 1/K sum_k w_k, w_k = p(x|z_k) p(z_k) / q(z_k|x) (Burda et al. 2016)
 
-bernoulli_log_likelihood, gaussian_log_likelihood, kl_divergence and log_mean_exp in eval.py are the
+bernoulli_log_likelihood, gaussian_log_likelihood, kl_divergence and log_mean_exp are the
 formulas by themselves. With --likelihood bernoulli on grey pixels the first term is the expectation
 over images binarised at random, a bound on their likelihood and not on the grey image's; --binarize
 (on for MNIST) draws them, afresh at every step and once from the seed for all that is measured.
@@ -28,17 +28,17 @@ validation and chooses the epoch. nae and its ae start from the same weights and
 batches; its saved epoch is the one that suits nae.
 """
 import argparse
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data import DataError, batches, load as load_data
-from eval import (Run, accelerate, adam, bernoulli_log_likelihood, binarize, binarized, checkpoint,
-                  command_line, confusion, curves, decay, decode, descend, draw_plane, encode, fid,
-                  flags, gaussian_log_likelihood, grid, kl_divergence, load_nets, log_mean_exp, nll,
-                  number, off_support, over, parse, pick, sample, scatter, svm_report, tell_vae,
-                  tsne)
+from data import DataError, batches, load as load_data, pick
+from eval import (SideBySideRun as Run, accelerate, adam, binarize, binarized, checkpoint, columns,
+                  confusion, decay, decode, descend, encode, fid, filled, flags, grid, load_nets,
+                  make_rng, nll, number, over, parse, percent, run_command, sample, scatter,
+                  svm_report, tsne_points)
 
 TITLES = {"ae": "Autoencoder", "nae": "Normalised autoencoder", "vae": "VAE"}
 PHOTOS = ("faces", "yaleb")
@@ -54,7 +54,7 @@ def presets(args):
                 epochs=300 if data in PHOTOS else 100 if conv else 50)
 
 
-# Networks
+# %% Networks
 
 
 class Encoder(nn.Module):
@@ -130,7 +130,31 @@ def load(path, device="cpu"):
     return load_nets(path, "vae", build, device)
 
 
-# Objective
+# %% Objective
+
+
+def kl_divergence(mu, logvar):
+    """KL(N(mu, sigma^2) || N(0, 1)) in nats, elementwise (Kingma, Welling, appendix B)."""
+    return 0.5 * (mu.square() + logvar.exp() - logvar - 1)
+
+
+def bernoulli_log_likelihood(x, logits):
+    """log p(x|z) in nats (...) of pixels x (..., C, H, W) in [0, 1] under Bernoullis with these
+    logits: the sum of x log p + (1 - x) log(1 - p), from logits, where log(0) does not occur. On
+    grey pixels the expectation over images binarised at random."""
+    bce = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none")
+    return -bce.flatten(-3).sum(-1)
+
+
+def gaussian_log_likelihood(x, mean, sigma):
+    """log p(x|z) in nats (...), a density, of pixels x (..., C, H, W) under N(mean, sigma^2)."""
+    squared = ((x - mean) / sigma).square().flatten(-3).sum(-1)
+    return -0.5 * squared - x[0].numel() * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
+
+
+def log_mean_exp(x, dim=0):
+    """log of the mean of exp(x) along `dim`, without overflow."""
+    return x.logsumexp(dim) - math.log(x.shape[dim])
 
 
 def likelihood(args):
@@ -171,7 +195,7 @@ def couples(nets):
     return [(nets[p + "enc"], nets[p + "dec"]) for p in ("", "ae_") if p + "enc" in nets]
 
 
-# Training
+# %% Training
 
 
 def train(run, data, seen):
@@ -238,17 +262,91 @@ def rebuild(enc, dec, x):
     return dec(enc(x)[0]).sigmoid()
 
 
-# Evaluation
+# %% Evaluation
+
+
+def off_support(prior, train, test):
+    """The share of draws `prior` (N, Z) that lie farther from the nearest train code than 99 % of
+    the test codes do: there the decoder has never been."""
+    from sklearn.neighbors import NearestNeighbors
+    nearest = NearestNeighbors(n_neighbors=1).fit(train.cpu().numpy())
+    far, usual = (torch.from_numpy(nearest.kneighbors(code.cpu().numpy())[0][:, 0])
+                  for code in (prior, test))
+    return (far > usual.quantile(0.99)).float().mean().item()
+
+
+def draw_plane(run, name, decode, train, test, data):
+    """The figures of 2-D codes, train and test (N, 2): the plane, and decode(z) all over it."""
+    run.figure(f"plane_{name}", scatter({f"{name}, test codes": (
+        test.cpu().numpy(), data.test.y, data.classes)}, run.args.seed, ticks=True),
+        "Where the test images lie. N(0, I), from which samples are drawn, fills a disc of radius "
+        "2 to 3 around the origin.")
+    across, up = train.quantile(torch.linspace(0.02, 0.98, 20, device=train.device), 0).T
+    images = decode(torch.cartesian_prod(up.flip(0), across).flip(1)).unflatten(0, (20, 20))
+    run.figure(f"decoded_{name}", grid(images, xlabel="first neuron", ylabel="second neuron"),
+               "The same plane decoded, at 20 x 20 percentiles of the train codes, from 2 to 98.")
+
+
+def tell_vae(run, classes, r):
+    """On the likelihood, the samples and the codes of vae.py; classes: the set's names."""
+    args, vae = run.args, run.args.model == "vae"
+    if vae:
+        density = (f"a Gaussian density, sigma {args.sigma:g}" if args.likelihood == "gaussian" else
+                   "Bernoulli, with pixels binarised at random" if args.binarize else
+                   "Bernoulli on grey pixels: bounds on the likelihood of images binarised at "
+                   "random, not of the grey ones")
+        header = "", "nats an image", "standard error", "bits/dim"
+        run.table("Likelihood of test images", header, [
+            ("negative bound", r["test_elbo"], "", ""), ("-log p(x|z)", r["test_recon"], "", ""),
+            ("KL", r["test_kl"], "", ""),
+            *((f"NLL, {q['k']:,} samples of z, {q['n']:,} images", q["nats"], q["stderr"],
+               q["bits_per_dim"]) for q in (r["nll"], r["nll_all"]))],
+            f"The likelihood is {density}.")
+        run.say(f"The likelihood is {density}. The bound is {{test_elbo:.2f}} nats an image, of "
+                "which {test_kl:.2f} are the KL; {nll.k} samples give an NLL of {nll:nats}. "
+                f"{{active_units}} of {args.z_dim:,} latents are active (variance of the mean "
+                "above 0.01).", r)
+    sides = {args.model: r} | ({"ae": r["beside"]} if r["beside"] else {})
+    run.side_by_side("Samples and reconstructions of test images", sides, {
+        "squared error a pixel": "test_mse", "Frechet distance of samples": "fid.value",
+        "Frechet distance of reconstructions": "fid_recon.value",
+        "of as many train images": "fid.floor"},
+        "".join(filled(r, "Features: {fid.features}; {fid.n} samples.")))
+    for name, side in sides.items():
+        means, deviations = (f"{min(side[key]):.2f} to {max(side[key]):.2f}"
+                             for key in ("code_mean", "code_std"))
+        run.say(f"{name}: the codes have means of {means} and deviations of {deviations}; of the "
+                "draws from N(0, I) {off_support:%} fall where no code lies (1 % of test codes "
+                "do).", side)
+    if r["beside"] and r["fid"]:
+        nearer = r["fid"]["value"] < r["beside"]["fid"]["value"]
+        run.say(f"The samples of nae are {'nearer to' if nearer else 'farther from'} real images "
+                "than those of ae (Frechet distance {fid.value:.0f} and {beside.fid.value:.0f}). "
+                "Both are drawn from N(0, I), and only a code held to mean 0 and variance 1 lies "
+                "there; two moments do not make it a Gaussian.", r)
+    if r["fid"]:
+        ratio = r["fid"]["value"] / r["fid_recon"]["value"]
+        run.say(f"Samples are {ratio:.1f} times as far from real images as reconstructions, whose "
+                "squared error is {test_mse:.4f} a pixel: "
+                + ("the same quality." if ratio < 1.25 else "another quality. The decoder draws "
+                   "what the encoder gives it better than what N(0, I) does."), r)
+    for kernel in ("linear", "rbf")[1 - vae:]:
+        s = r[f"svm_{kernel}"]
+        run.table(f"SVM on the codes, {kernel} kernel", ("class", "precision", "recall", "F1"), [
+            (name, *map(percent, scores)) for name, *scores in
+            zip(classes, s["precision"], s["recall"], s["f1"])],
+            f"Accuracy on test images: {percent(s['accuracy'])}."
+            + " The codes are the means of q(z|x) of grey pixels." * vae)
 
 
 @torch.no_grad()
 def evaluate(run, data, seen, nets):
     """The figures and measurements of each model, from best.pt; fills the report."""
     args, seed, test, vae = run.args, run.args.seed, data.test, run.args.model == "vae"
-    points, n, shows = (200, 300, 5000) if args.smoke else (2000, 10_000, 150_000)
+    points, n, shows = (200, 300, 5000) if args.smoke else (2000, 10_000, 100_000)
     if args.ae:
         nets |= {"ae_" + name: net for name, net in load(args.ae, run.device).items()}
-    rng, ten = torch.Generator(run.device).manual_seed(seed), pick(test.y, 10, seed)
+    rng, ten = make_rng(seed, "samples", run.device), pick(test.y, 10, seed)
     noise = torch.randn(n, args.z_dim, generator=rng, device=run.device)
     rows, drawn, found = {"original": test.images(ten)}, {}, {}
     for name, (enc, dec) in [*zip((args.model, "ae"), couples(nets))][::-1]:    # its own last
@@ -269,7 +367,7 @@ def evaluate(run, data, seen, nets):
     results = found[args.model] | {"beside": found.get("ae") if args.model == "nae" else None}
 
     with run.doing("figures"):
-        run.figure("curves", curves(run.history, {
+        run.figure("curves", columns(run.history, {
             "negative bound, nats": ["loss", "val", "test"], "-log p(x|z), nats": ["recon"],
             "KL, nats": ["kl"]} if vae else {
             f"{name}, squared error a pixel": [prefix + key for key in ("mse", "val", "test")]
@@ -288,7 +386,7 @@ def evaluate(run, data, seen, nets):
                    "A hundred draws: how many are likely images, and is every class there?")
     with run.doing("t-SNE"):
         shown = ({"mean of z": codes["test"][0]} if vae else {}) | {"z": z["test"]}
-        placed = {name: tsne(code, seed, points) for name, code in shown.items()}
+        placed = {name: tsne_points(code, seed, points) for name, code in shown.items()}
         run.figure("tsne", scatter({name: (xy, test.y[i], data.classes)
                                     for name, (xy, i) in placed.items()}, seed),
                    "Classes apart: the code tells them apart, though training never saw one.")
@@ -314,8 +412,12 @@ def evaluate(run, data, seen, nets):
     run.finish(f"{TITLES[args.model]} on {args.data}", results)
 
 
+# %% Command line
+
+
 def main(argv=None):
-    parser, groups = flags(__doc__, data="mnist", epochs=50, batch_size=128, lr=1e-3, fid=True,
+    parser, groups = flags("vae", __doc__,
+                           data="mnist", epochs=50, batch_size=128, lr=1e-3, fid=True,
                            nll=(5000, 1000))
     add = groups["model"].add_argument
     add("--model", choices=TITLES, default="vae", help="(default: vae)")
@@ -337,11 +439,13 @@ def main(argv=None):
         help="draw pixels as 0 or 1 (default: mnist with bernoulli)")
     add("--iwae", type=number(int, low=1, high=10_000), metavar="K",
         help="train on the bound of K samples")
-    args = parse(parser, argv, "vae", presets, SMOKE)
+    args = parse(parser, argv, lambda args: presets(vars(args)), SMOKE)
     if args.iwae and args.beta != 1:
         parser.error("--iwae is a bound by itself: leave --beta at 1")
     if args.ae and args.model != "nae":
         parser.error("--ae is the autoencoder beside --model nae")
+    if args.weights:
+        load(args.weights)                                  # before a folder is made
     run = Run("vae", args)
     data = load_data(args.data, args.data_dir, args.image_size, args.limit, args.seed)
     if args.likelihood is None:
@@ -359,10 +463,10 @@ def main(argv=None):
     data = run.begin(data)
     seen = {name: binarized(split, args.seed) if args.binarize else split
             for name, split in data.splits().items()}
-    if not args.eval_only:
+    if not args.weights:
         train(run, data, seen)
     evaluate(run, data, seen, run.best_nets(load))
 
 
 if __name__ == "__main__":
-    command_line(main)
+    run_command(main)

@@ -40,10 +40,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data import batches, load as load_data
-from eval import (Run, accelerate, adam, bernoulli_log_likelihood, class_shares, classes_of,
-                  classifier, command_line, curves, decay, decode, descend, encode, fid, flags,
-                  grid, kl_divergence, load_nets, number, over, parse, pick, tell_vaegan)
+from data import batches, load as load_data, pick
+from eval import (SideBySideRun as Run, accelerate, adam, class_shares, classes_of, classifier,
+                  collapsed, columns, decay, decode, descend, encode, fid, filled, flags, grid,
+                  load_nets, make_rng, number, over, parse, run_command)
 
 NAMES = {"vae": "VAE", "vaegan": "VAE-GAN"}
 # What a flag is where it is not typed, by --arch
@@ -51,7 +51,7 @@ PRESETS = {"fc": dict(width=400, z_dim=20, lr=1e-3, gamma=1e-2, real_target=1.0)
            "conv": dict(width=16, z_dim=32, lr=3e-4, gamma=1e-3, real_target=0.9)}
 SMOKE = dict(data="digits", limit=800, epochs=2)
 
-# Networks: of width 64 the paper's for 64 pixels, and its authors' for 32
+# %% Networks: of width 64 the paper's for 64 pixels, and its authors' for 32
 
 
 def sides(size):
@@ -143,7 +143,20 @@ def load(path, device="cpu"):
     return load_nets(path, "vaegan", build, device)
 
 
-# Objective
+# %% Objective
+
+
+def kl_divergence(mu, logvar):
+    """KL(N(mu, sigma^2) || N(0, 1)) in nats, elementwise (Kingma, Welling, appendix B)."""
+    return 0.5 * (mu.square() + logvar.exp() - logvar - 1)
+
+
+def bernoulli_log_likelihood(x, logits):
+    """log p(x|z) in nats (...) of pixels x (..., C, H, W) in [0, 1] under Bernoullis with these
+    logits: the sum of x log p + (1 - x) log(1 - p), from logits, where log(0) does not occur. On
+    grey pixels the expectation over images binarised at random."""
+    bce = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none")
+    return -bce.flatten(-3).sum(-1)
 
 
 def dis_llike(features, rebuilt):
@@ -210,7 +223,7 @@ def vae_terms(enc, dec, x, noise):
     return torch.stack([recon.mean(), kl_divergence(mu, logvar).sum(1).mean()])
 
 
-# Training
+# %% Training
 
 
 def step(nets, opts, x, noise, z_p, args, autocast, forward=forward):
@@ -269,15 +282,56 @@ def held_out(enc, dec, split):
                 / len(x), 0).item()
 
 
-# Evaluation
+# %% Evaluation
+
+
+def tell_vaegan(run, r):
+    """On reconstructions and samples of vaegan.py, and on what Dis sees."""
+    g, v = r["vaegan"], r["vae"]
+    run.side_by_side("On test images", {"VAE": v, "VAE-GAN": g}, {
+        "class recognised in reconstructions": "recon_class_acc:%",
+        "squared error a pixel of reconstructions": "recon_mse", "KL, nats an image": "test_kl",
+        "variance of samples, of test images: 1": "spread",
+        "rarest class among samples": "class_shares:min%",
+        "Frechet distance of samples": "fid.value", "of as many train images": "fid.floor",
+        "Frechet distance of reconstructions": "fid_recon.value",
+        "of train images for test": "fid_recon.floor"},
+        " ".join(filled(r, "Features: {vaegan.fid.features}; {vaegan.fid.n} samples.",
+                        "The mean train image has a squared error of {mean_image_mse}; of the test "
+                        "images themselves {real_class_acc:%} are recognised.")))
+    if v and g["fid"]:
+        nearer = g["fid"]["value"] < v["fid"]["value"]
+        run.say(f"The VAE-GAN's samples are {'nearer to' if nearer else 'farther from'} real "
+                "images than those of the VAE of the same Enc and Dec: Frechet distance "
+                "{vaegan.fid.value:.1f} and {vae.fid.value:.1f}, as many train images "
+                "{vaegan.fid.floor:.1f}.", r)
+    if v:
+        run.say(f"In pixels the {'VAE' if v['recon_mse'] < g['recon_mse'] else 'VAE-GAN'} "
+                "reconstructs better (squared error {vae.recon_mse:.4f} and, VAE-GAN, "
+                "{vaegan.recon_mse:.4f}); the class is recognised in {vae.recon_class_acc:%} and "
+                "{vaegan.recon_class_acc:%}.", r)
+    if run.args.loss == "gan" and not run.args.pixel_weight:
+        run.say("L_prior + L_GAN ask that a reconstruction look real, not that it look like its "
+                "image: the squared error is {vaegan.recon_mse:.4f}, that of the mean image "
+                "{mean_image_mse:.4f}, the class right in {vaegan.recon_class_acc:%}, and z holds "
+                "{vaegan.test_kl:.2g} nats. Such a model cannot reconstruct; it draws.", r)
+    elif g["test_kl"] < 0.5:
+        run.say("z is dead (KL {test_kl:.2g} nats): raise --gamma or --pixel-weight.", g)
+    won = r["d_real"] > 0.9 > 0.1 > r["d_sample"]
+    run.say("Dis gives test images {d_real:%}, reconstructions {d_recon:%}, samples {d_sample:%}: "
+            + ("it has won and teaches Dec little (try --gate, a lower --lr)." if won else
+               "it has lost." if r["d_sample"] > r["d_real"] else "neither side has won."), r)
+    if collapsed(g):
+        run.say("Samples have collapsed: they vary {spread:%} as much as real images, and a LeNet "
+                "sees the rarest class in {class_shares:min%} of them.", g)
 
 
 @torch.no_grad()
 def evaluate(run, data, nets):
     """The figures and measurements of both models, from best.pt; fills the report."""
     args, seed, test = run.args, run.args.seed, data.test
-    n, shows = (300, 5000) if args.smoke else (10_000, 150_000)
-    rng, ten = torch.Generator(run.device).manual_seed(seed), pick(test.y, 10, seed)
+    n, shows = (300, 5000) if args.smoke else (10_000, 100_000)
+    rng, ten = make_rng(seed, "samples", run.device), pick(test.y, 10, seed)
     z_p = torch.randn(n, args.z_dim, generator=rng, device=run.device)
     x, drawn, rows, results = test.images(slice(None)), {}, {}, {"vae": None}
     with run.doing("classifier"):
@@ -302,13 +356,13 @@ def evaluate(run, data, nets):
         logits = decode(lambda part: nets["disc"](part)[0], images)
         results[key] = logits.sigmoid().mean().item()
     with run.doing("figures"):
-        run.figure("curves", curves(run.history, {
+        run.figure("curves", columns(run.history, {
             "L_Dis_l, nats an image": ["dis_llike"], "KL, nats an image": ["prior", "vae_kl"],
             "L_GAN's parts, nats": ["dis_real", "dis_fake", "dec_gan", "enc_gan"],
             "squared error an image": ["pixels", "val_pixels", "vae_val_pixels"],
             "-log p(x|z) of the VAE, nats": ["vae_recon"]}),
             "The first is in features that keep changing: it may rise while images get better.")
-        run.figure("discriminator", curves(run.history, {
+        run.figure("discriminator", columns(run.history, {
             "how real Dis finds them": ["d_real", "d_recon", "d_sample"],
             "share of steps that moved": ["dec_moves", "dis_moves"]}),
             "D(x), D(x~), D(x_p), means over train. At 1, 0 and 0 Dis has won and teaches nothing.")
@@ -324,8 +378,12 @@ def evaluate(run, data, nets):
     run.finish(f"VAE-GAN on {args.data}", results)
 
 
+# %% Command line
+
+
 def main(argv=None):
-    parser, groups = flags(__doc__, data="fashion", epochs=15, batch_size=64, lr=1e-3, fid=True)
+    parser, groups = flags("vaegan", __doc__,
+                           data="fashion", epochs=15, batch_size=64, lr=1e-3, fid=True)
     add = groups["model"].add_argument
     add("--arch", choices=("fc", "conv"), default="fc",
         help="fully connected as in vae.py, or the paper's, where --lr is 3e-4 (default: fc)")
@@ -349,14 +407,16 @@ def main(argv=None):
         "--real-target 1 (default: no)")
     add("--pixel-weight", type=number(float, low=0), default=0.0,
         help="of the squared error an image, for Enc and Dec (default: 0, the paper's)")
-    args = parse(parser, argv, "vaegan", lambda flag: PRESETS[flag["arch"]], SMOKE)
+    args = parse(parser, argv, lambda args: PRESETS[args.arch], SMOKE)
+    if args.weights:
+        load(args.weights)                                  # before a folder is made
     run = Run("vaegan", args)
     data = load_data(args.data, args.data_dir, args.image_size, args.limit, args.seed)
     data = run.begin(data)
-    if not args.eval_only:
+    if not args.weights:
         train(run, data)
     evaluate(run, data, run.best_nets(load))
 
 
 if __name__ == "__main__":
-    command_line(main)
+    run_command(main)

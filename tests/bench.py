@@ -86,22 +86,32 @@ def authors_cycle_step(
     opt_reverse.step()
 
 
-def our_cycle_step(*arguments, weights=(2.0, 0.6, 10.0), amp=False):
-    """The same iteration as cyclevae.py does it."""
+def our_cycle_step(
+    enc, dec, opt, opt_reverse, x, noise, x_reverse, z, weights=(2.0, 0.6, 10.0), amp=False
+):
+    """The same iteration as the loop in cyclevae.train does it."""
+    recon_weight, kl_weight, reverse_weight = weights
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=amp, cache_enabled=False)
+    with autocast:
+        recon, kl = cyclevae.forward_cycle(enc, dec, x, noise)
+    loss = recon_weight * recon + kl_weight * kl
+    opt.zero_grad()
+    loss.backward()
+    opt.step()
+    with autocast:
+        reverse = cyclevae.reverse_cycle(enc, dec, x_reverse, z)
+    loss = reverse_weight * reverse
+    opt_reverse.zero_grad()
+    loss.backward()
+    opt_reverse.step()
 
-    def autocast():
-        return torch.autocast("cpu", torch.bfloat16, enabled=amp, cache_enabled=False)
 
-    cyclevae.step(*arguments, weights, autocast)
-
-
-def cycle_parts(shape, dim, fused, norm=None, dtype=torch.float32, seed=0):
+def cycle_parts(shape, dim, fused, norm=None, seed=0):
     """Networks and both optimisers; `norm` in place of cyclevae's instance norm."""
     ours, cyclevae.instance_norm = cyclevae.instance_norm, norm or cyclevae.instance_norm
-    torch.manual_seed(seed)
-    nets = cyclevae.build(shape, {"z_dim": dim, "s_dim": dim, "leak": 0.2, "seed": 0})
+    nets = cyclevae.build(shape, {"z_dim": dim, "s_dim": dim, "seed": seed})
     cyclevae.instance_norm = ours
-    enc, dec = (net.to(dtype) for net in nets.values())
+    enc, dec = nets.values()
     opt = torch.optim.Adam([*enc.parameters(), *dec.parameters()], 1e-3, fused=fused)
     return enc, dec, opt, torch.optim.Adam(enc.parameters(), 1e-3, fused=fused)
 
@@ -114,6 +124,27 @@ def cycle_draws(shape, dim, batch=64, dtype=torch.float32, seed=1):
         torch.rand(2 * batch, *shape, generator=rng, dtype=dtype),
         torch.randn(batch, dim, generator=rng, dtype=dtype),
     )
+
+
+def flops_of(step):
+    """Floating point operations of the products and convolutions of a step."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
+
+
+def sgemm_rate(n=1024, calls=20):
+    """Floating point operations a second of a product of two n x n matrices, the median of five."""
+    a, b = torch.randn(2, n, n)
+    rates = []
+    for _ in range(5):
+        start = time.perf_counter()
+        for _ in range(calls):
+            a @ b
+        rates.append(2 * n**3 * calls / (time.perf_counter() - start))
+    return statistics.median(rates)
 
 
 def tracked_norm(channels):
@@ -137,6 +168,14 @@ def bench_cyclevae():
                 b,
                 r,
             )
+            if not amp:
+                flops = flops_of(lambda: our_cycle_step(*fast, *draws))
+                share = 100 * flops / b / sgemm_rate()
+                print(
+                    f"{f'cyclevae step, {name}':44s} {flops / 1e9:.1f} GFLOP at {share:.0f} % of "
+                    "this machine's sgemm rate",
+                    flush=True,
+                )
         plain = cycle_parts(shape, dim, True, nn.InstanceNorm2d)
         r, a, b = ratio(
             lambda: our_cycle_step(*plain, *draws), lambda: our_cycle_step(*fast, *draws)

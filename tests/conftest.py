@@ -46,22 +46,30 @@ def smoke(tmp_path_factory):
 
 def run_main(script, *argv):
     """The exit status of a script's main(argv) as the command line runs it."""
-    from eval import command_line
+    from eval import run_command
 
     try:
-        command_line(lambda: script.main([str(word) for word in argv]))
+        run_command(lambda: script.main([str(word) for word in argv]))
     except SystemExit as stop:
         return stop.code
     return 0
 
 
 def reporter(**attributes):
-    """A Run without a folder, which gathers the sentences and tables of a report."""
-    from eval import Run
+    """A Run without a folder, which gathers the notes and tables of a report."""
+    from eval import SideBySideRun
 
-    run = Run.__new__(Run)
-    vars(run).update(sentences=[], tables=[], **attributes)
+    run = SideBySideRun.__new__(SideBySideRun)
+    vars(run).update(notes=[], tables=[], **attributes)
     return run
+
+
+def snapshot(folder):
+    """Every file below a folder with its bytes, every folder below it with None."""
+    return {
+        path.relative_to(folder): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
 
 
 def same(a, b):
@@ -74,3 +82,17 @@ def same(a, b):
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(same, a, b))
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def similar(a, b, tolerance):
+    """Two results hold the same, numbers up to a relative tolerance; times aside."""
+    leave = ("seconds", "threads", "args", "command")
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(
+            similar(a[key], b[key], tolerance) for key in a if key not in leave
+        )
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(similar(*pair, tolerance) for pair in zip(a, b))
+    if isinstance(a, float) and isinstance(b, float):
+        return abs(a - b) <= tolerance * max(1, abs(a))
+    return a == b

@@ -1,9 +1,11 @@
-"""data.py: batches, pairs and splits by their properties, readers, the cache, bad input."""
+"""data.py: batches, pairs and splits by their properties, the readers, the cache, bad input."""
 import gzip
 import hashlib
 import os
 import pickle
 import re
+import shutil
+import subprocess
 import sys
 import tarfile
 import zlib
@@ -15,9 +17,10 @@ import torch
 from PIL import Image
 
 import data
-from data import DataError, Split, batches, load, need_pairs, pairs
+from data import (DataError, Split, batches, describe, image_files, load, need_pairs, pairs, pick,
+                  read_images)
 
-SPRITES = "0860f8bfe1d79192"                              # sha256 of 20 people, first 16 digits
+SPRITES = "0860f8bfe1d79192"      # sha256 of the images of 20 people, first 16 digits
 
 
 def rng(seed=0):
@@ -100,6 +103,38 @@ def test_a_lone_image_is_its_own_partner_and_need_pairs_names_its_class():
     need_pairs(split_of([0, 0, 2, 2]))
 
 
+def test_partners_from_a_pool_are_of_the_class_and_all_equally_likely():
+    split, pool = split_of([1, 0, 2]), split_of([0, 1, 1, 2, 0, 1])
+    idx = torch.tensor([0, 1, 2]).repeat(6000)
+    partner = pairs(split, idx, rng(), pool)
+    assert torch.equal(pool.y[partner], split.y[idx])
+    drawn = torch.bincount(partner, minlength=6)
+    expected = torch.tensor([3000.0, 2000, 2000, 6000, 3000, 2000])
+    assert ((drawn - expected).abs() < 5 * expected.sqrt()).all()
+
+
+def test_a_split_is_no_pool_for_itself():
+    split, idx = split_of([0, 1, 0, 1]), torch.arange(4).repeat(50)
+    partner = pairs(split, idx, rng(), split)
+    assert torch.equal(partner, pairs(split, idx, rng())) and (partner != idx).all()
+
+
+def test_pick_takes_different_labels_while_there_are_any_left():
+    labels = torch.tensor([5, 5, 5, 9, 9, 7])
+    for seed in range(20):
+        idx = pick(labels, 5, seed)
+        assert len(set(idx.tolist())) == 5 and set(labels[idx[:3]].tolist()) == {5, 7, 9}
+    assert torch.equal(idx, pick(labels, 5, seed))
+    assert sorted(pick(labels, 99, 0).tolist()) == list(range(6))
+    assert len({tuple(pick(labels, 3, seed).tolist()) for seed in range(20)}) > 1
+
+
+def test_factors_that_are_constant_within_a_class():
+    split = split_of([0, 0, 1, 1])
+    split.factors.update(hair=torch.tensor([3, 3, 3, 3]), pose=torch.tensor([0, 1, 0, 0]))
+    assert split.constant_within_class("hair") and not split.constant_within_class("pose")
+
+
 # splits
 
 def test_same_seed_same_split_and_another_seed_another(digits):
@@ -109,20 +144,6 @@ def test_same_seed_same_split_and_another_seed_another(digits):
 def test_splits_are_disjoint_and_complete(sprites):
     images = [image for split in sprites.splits().values() for image in bytes_of(split)]
     assert len(images) == len(set(images)) == 1200 * 64    # nor do two people share an image
-
-
-def test_arrange_is_indexing_without_a_copy():
-    x = torch.randint(256, (3000, 1, 3, 3), dtype=torch.uint8)
-    for order in torch.randperm(3000), torch.arange(3000), torch.arange(3000).flip(0):
-        want, place = x[order], x.data_ptr()
-        data.arrange(x, order)
-        assert torch.equal(x, want) and x.data_ptr() == place
-
-
-def test_splits_share_the_memory_of_the_set(tmp_path):
-    parts = list(load("digits", tmp_path).splits().values())
-    for before, after in zip(parts, parts[1:]):
-        assert after.x.data_ptr() == before.x.data_ptr() + before.x.numel()
 
 
 def test_without_validation_its_images_stay_in_train(tmp_path):
@@ -136,9 +157,9 @@ def test_without_validation_its_images_stay_in_train(tmp_path):
 
 
 def test_sprites_are_the_same_bytes_everywhere():
-    drawn = data.draw_sprites(32, 0, 20)["x"]
-    assert hashlib.sha256(np.ascontiguousarray(drawn).tobytes()).hexdigest()[:16] == SPRITES
-    assert not np.array_equal(drawn, data.draw_sprites(32, 1, 20)["x"])
+    drawn = data.SETS["sprites"].read(size=32, limit=1280, seed=0).x.numpy()
+    assert hashlib.sha256(drawn.tobytes()).hexdigest()[:16] == SPRITES
+    assert not np.array_equal(drawn, data.SETS["sprites"].read(size=32, limit=1280, seed=1).x)
 
 
 def test_every_known_person_holds_out_as_many_cells_and_other_ones(sprites):
@@ -183,14 +204,21 @@ def test_limit_keeps_pairs_of_every_class():
 
 def test_a_set_moves_to_a_device_with_its_pairs(digits):
     moved = digits.to("meta")
-    assert moved.test.x.device.type == "meta" and moved.unseen is None
+    assert moved.test.device.type == "meta" and moved.unseen is None
+    assert moved.shape == [1, 28, 28] and moved.fingerprint == digits.fingerprint
     assert "1x28x28, 10 classes" in repr(digits)
+
+
+def test_a_set_may_have_test_images_only(digits):
+    alone = data.Dataset("alone", digits.classes, None, None, digits.test)
+    assert alone.to("cpu").shape == [1, 28, 28] and list(alone.splits()) == ["test"]
+    assert len(describe(alone)) == 3 and repr(alone).startswith("alone: 359 test, 1x28x28")
 
 
 def test_a_set_is_added_with_one_function(monkeypatch):
     monkeypatch.setattr(data, "SETS", dict(data.SETS))
 
-    @data.image_set("bars", "bars that stand or lie", 16, cache=False)
+    @data.register("bars", "bars that stand or lie", 16)
     def bars(**_):
         x = torch.zeros(20, 1, 20, 24, dtype=torch.uint8)
         x[:10, :, :, 12], x[10:, :, 10] = 255, 255
@@ -286,6 +314,167 @@ def test_folder_of_gray_images_keeps_one_channel_and_the_middle_of_each(tmp_path
     gray = load(f"folder:{tmp_path / 'p'}", tmp_path, image_size=8)
     assert gray.train.x.shape[1:] == (1, 8, 8) and gray.classes == ["a", "b"]
     assert all((split.x == 200).all() for split in gray.splits().values())
+
+
+def counts_of(top, root):
+    """Images per class of folder:top."""
+    loaded = load(f"folder:{top}", root)
+    y = torch.cat([split.y for split in loaded.splits().values()])
+    return dict(zip(loaded.classes, y.bincount().tolist()))
+
+
+@pytest.mark.parametrize("mode, name", [("RGBA", "x.png"), ("LA", "x.png"), ("P", "x.png"),
+                                        ("P", "x.gif"), ("L", "x.png")])
+def test_transparent_images_lie_on_white(mode, name, tmp_path):
+    """A black square on a transparent ground, whose hidden colour is black too."""
+    image = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (4, 4, 12, 12))
+    if mode in "LP":                                      # one gray or colour is transparent
+        image = image.getchannel("A").point(lambda alpha: 9 if alpha else 0)
+        if mode == "P":
+            image.putpalette([0, 0, 0] * 256)
+        image.save(tmp_path / name, transparency=0)
+    else:
+        image.convert(mode).save(tmp_path / name)
+    for target in ("L", "RGB"):
+        x = read_images([tmp_path / name], 16, target)[0]
+        assert (x[:, 4:12, 4:12] <= 9).all() and (x[:, :4] == 255).all()
+        assert (x[:, :, 12:] == 255).all()
+
+
+def test_an_opaque_image_with_alpha_keeps_its_pixels(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
+    Image.fromarray(pixels).convert("RGBA").save(tmp_path / "x.png")
+    assert np.array_equal(read_images([tmp_path / "x.png"], 9, "RGB")[0].permute(1, 2, 0), pixels)
+
+
+@pytest.mark.parametrize("targets", [{"0/loop": "."}, {"0/up": ".."}, {"0/up": "../.."},
+                                     {"0/one": "../1", "1/zero": "../0"}, {"0/self": "self"},
+                                     {"0/loop": ".", "0/back": ".", "1/up": ".."}, {"2": "0"}])
+def test_links_that_lead_round_in_circles_change_nothing(targets, tmp_path):
+    top = pictures(tmp_path / "p/q", ("0", "1"), 5)
+    (tmp_path / "p" / "beside.png").write_bytes((top / "0/0.png").read_bytes())
+    for link, target in targets.items():
+        (top / link).symlink_to(target)
+    assert counts_of(top, tmp_path) == {"0": 5, "1": 5}
+
+
+def test_links_to_folders_and_images_count_once(tmp_path):
+    store = pictures(tmp_path / "store", ("cats", "dogs"), 5)
+    top = tmp_path / "p"
+    (top / "owls").mkdir(parents=True)
+    for name in ("cats", "dogs"):
+        (top / name).symlink_to(store / name)             # class folders elsewhere
+    for i in range(5):
+        (top / "owls" / f"{i}.png").symlink_to(store / "dogs" / f"{i}.png")    # dogs came first
+        Image.new("RGB", (9, 9)).save(top / "owls" / f"own{i}.png")
+    (top / "owls" / "gone.png").symlink_to("nowhere.png")
+    assert counts_of(top, tmp_path) == {"cats": 5, "dogs": 5, "owls": 5}
+    skipped = " ".join(load(f"folder:{top}", tmp_path).skipped)
+    assert "linked to once more (5)" in skipped and "no permission) (1)" in skipped
+
+
+def test_only_images_are_read_and_the_rest_is_told(tmp_path):
+    top = pictures(tmp_path / "p", n=4)
+    picture = (top / "anna/0.png").read_bytes()
+    for name in ("._0.png", "9.pdf", "9.mpg", "9.h5", "9.eps", "9.HEIC", "8.heic", "README"):
+        (top / "anna" / name).write_bytes(picture)
+    (top / "anna/.ipynb_checkpoints").mkdir()
+    (top / "anna/.ipynb_checkpoints/0-checkpoint.png").write_bytes(picture)
+    (top / "anna/album.png").mkdir()
+    (top / "anna/album.png/1.PNG").write_bytes(picture)
+    (top / "beside.png").write_bytes(picture)
+    assert counts_of(top, tmp_path) == {"anna": 5, "ben": 4}
+    files, skipped = image_files(top)
+    assert files == sorted(files) and len(files) == 10 and top / "anna/album.png/1.PNG" in files
+    assert "files of type .heic, which Pillow cannot read (2)" in skipped
+    for word in (".pdf", ".mpg", ".h5", ".eps", "README", "hidden name (2)"):
+        assert any(word in line for line in skipped)
+    assert any("beside" in line for line in load(f"folder:{top}", tmp_path).skipped)
+
+
+def test_what_may_not_be_read_is_named_and_not_called_damaged(tmp_path):
+    top = pictures(tmp_path / "p", ("anna", "ben", "cleo"), 5)
+    (top / "cleo").chmod(0)
+    if os.access(top / "cleo", os.R_OK):
+        pytest.skip("this user may read everything, as root may")
+    assert any("cleo" in line and "permission" in line
+               for line in load(f"folder:{top}", tmp_path).skipped)
+    (top / "anna/0.png").chmod(0)
+    with pytest.raises(DataError, match="0.png cannot be read .permission"):
+        load(f"folder:{top}", tmp_path / "other")
+    top.chmod(0)
+    try:
+        with pytest.raises(DataError, match="cannot be read .permission"):
+            image_files(top)
+    finally:
+        top.chmod(0o700)
+        (top / "cleo").chmod(0o700)
+
+
+def test_parts_named_train_and_test_may_be_classes_of_their_own(tmp_path):
+    top = pictures(tmp_path / "p", ("train", "test"))
+    assert counts_of(top, tmp_path) == {"test": 6, "train": 6}
+
+
+@pytest.mark.parametrize("brightest, bits", [(200, 8), (1000, 10), (4095, 12), (4096, 14),
+                                             (65535, 16)])
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_gray_of_16_bits_is_scaled_by_the_depth_in_use(brightest, bits, suffix, tmp_path):
+    for i, value in enumerate((brightest, brightest // 2)):
+        pixels = np.full((8, 8), value, np.uint16)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.{suffix}")
+    Image.new("L", (8, 8), 77).save(tmp_path / "2.png")   # of 8 bits: as it is
+    x = read_images(image_files(tmp_path)[0], 8, "L")[:, 0, 0, 0].tolist()
+    assert x == [brightest * 2**8 // 2**bits, brightest // 2 * 2**8 // 2**bits, 77]
+
+
+def test_class_names_that_are_not_utf8_are_printable_and_distinct(tmp_path):
+    names = [os.fsdecode(name) for name in (b"caf\xe8", b"caf\xe9", b"tab\t", b"tab\n")]
+    try:
+        top = pictures(tmp_path / "p", names)
+    except OSError:
+        pytest.skip("this file system takes Unicode names only")
+    found = load(f"folder:{top}", tmp_path)
+    assert len(set(found.classes)) == 4 and all(name.isprintable() for name in found.classes)
+    "".join(found.classes).encode("utf-8")
+    assert found.fingerprint == load(f"folder:{top}", tmp_path).fingerprint
+
+
+def test_a_path_may_hold_any_sign(tmp_path):
+    top = pictures(tmp_path / "a|b [c]*", ("x|y", "z"))
+    assert load(f"folder:{top}", tmp_path / "d|*").classes == ["x|y", "z"]
+    assert len(list((tmp_path / "d|*").glob("*.pt"))) == 1
+
+
+def test_an_image_that_is_too_large_is_not_called_damaged(tmp_path, monkeypatch):
+    Image.new("L", (40, 30)).save(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(DataError, match="x.png is too large"):
+        read_images([tmp_path / "x.png"], 8, "L")
+
+
+def test_the_fingerprint_names_the_files_and_the_split_but_no_place_time_or_size(tmp_path):
+    first = pictures(tmp_path / "p", n=5)
+    second = pictures(tmp_path / "elsewhere", n=5)
+    os.utime(second / "anna/0.png", (0, 0))
+
+    def fingerprint(top, **options):
+        return load(f"folder:{top}", tmp_path, **options).fingerprint
+    found = fingerprint(first)
+    assert re.fullmatch("[0-9a-f]{16}", found)
+    assert found == fingerprint(second) == fingerprint(second, image_size=8)
+    others = {found, fingerprint(second, seed=1), fingerprint(second, limit=8)}
+    (second / "anna/0.png").rename(second / "anna/00.png")
+    others.add(fingerprint(second))
+    (second / "anna/00.png").unlink()
+    others.add(fingerprint(second))
+    Image.new("RGB", (8, 8)).save(second / "anna/00.png")
+    others.add(fingerprint(second))
+    (second / "anna").rename(second / "ann")
+    others.add(fingerprint(second))
+    assert len(others) == 7
+    assert len({load("digits", seed=seed).fingerprint for seed in (0, 0, 1)}) == 2
 
 
 def test_yaleb_names_give_person_azimuth_and_elevation(tmp_path):
@@ -546,12 +735,11 @@ def test_a_cache_is_of_the_files_however_their_folder_is_typed(tmp_path, monkeyp
     assert list(tmp_path.glob("*.pt")) != found[0]
 
 
-def test_a_second_load_reads_the_cache_and_changed_files_make_a_new_one(tmp_path, monkeypatch):
+def test_a_second_load_reads_the_cache_and_changed_files_make_a_new_one(tmp_path, capsys):
     top = pictures(tmp_path / "p")
     first = load(f"folder:{top}", tmp_path)
-    monkeypatch.setattr(data, "read_images", None)
-    assert same(first, load(f"folder:{top}", tmp_path))
-    monkeypatch.undo()
+    assert "reading" in capsys.readouterr().out
+    assert same(first, load(f"folder:{top}", tmp_path)) and capsys.readouterr().out == ""
     Image.new("RGB", (9, 9)).save(top / "anna" / "9.png")
     second = load(f"folder:{top}", tmp_path)
     assert sum(map(len, second.splits().values())) == 13
@@ -644,6 +832,7 @@ def bad_faces(root, cut=None):
 
 BAD = {                                                   # what: command, preparation, message
     "unknown set": ("mnst", None, "no set 'mnst'.*folder:PATH.*sprites"),
+    "a folder's name": ("{}/p", lambda root: pictures(root / "p"), "write folder:"),
     "option for a set without": ("mnist:5", None, "no set 'mnist:5'"),
     "data folder is a file": ("digits --data-dir {}/file", lambda root: (root / "file").touch(),
                               "is a file"),
@@ -675,6 +864,10 @@ BAD = {                                                   # what: command, prepa
     "mnistm label": ("mnistm", lambda root: (
         mnist_m(root) / "mnist_m/mnist_m_test_labels.txt").write_text("00000000.png"),
         "test_labels.txt is truncated"),
+    "mnistm without its test part": ("mnistm", lambda root: shutil.rmtree(
+        mnist_m(root) / "mnist_m/mnist_m_test"), "mnist_m_test/00000000.png cannot be read"),
+    "mnistm without its train labels": ("mnistm", lambda root: (
+        mnist_m(root) / "mnist_m/mnist_m_train_labels.txt").unlink(), "train_labels.txt cannot be"),
     "mnistm of too few photographs": ("mnistm", lambda root: bsds(idx_files(
         root / "MNIST/raw"), 3), "3 of 200 photographs"),
     "mnistm listed but not there": ("mnistm", lambda root: (
@@ -690,7 +883,7 @@ BAD = {                                                   # what: command, prepa
     "pkz truncated": ("faces", bad_faces, "olivetti_py3.pkz is truncated"),
     "pkz without its end": ("faces", lambda root: bad_faces(root, 6), "pkz is truncated"),
     "32 bits a pixel": ("folder:{}/p", lambda root: Image.new("I", (40, 30)).save(
-        pictures(root / "p") / "anna/3.tiff"), "anna/3.tiff is truncated or damaged .32 bits"),
+        pictures(root / "p") / "anna/3.tiff"), "anna/3.tiff has pixels of 32 bits"),
     "png truncated": ("folder:{}/p", lambda root: truncated(pictures(root / "p") / "anna/3.png"),
                       "anna/3.png is truncated"),
     "pgm truncated": ("yaleb", bad_pgm, r"yaleB01_P00A\+004E\+00.pgm is truncated"),
@@ -701,6 +894,11 @@ BAD = {                                                   # what: command, prepa
     "no sub-folders": ("folder:{}/p/anna", lambda root: pictures(root / "p"), "one sub-folder"),
     "one class": ("folder:{}/p", lambda root: pictures(root / "p", ("anna",)), "two classes"),
     "too few images": ("folder:{}/p", lambda root: pictures(root / "p", n=2), "four images"),
+    "train and test": ("folder:{}", lambda root: [pictures(root / part) for part in
+                                                  ("train", "test")], "folder:.*/test"),
+    "no image that can be read": ("folder:{}", lambda root: (
+        pictures(root / "p", n=0) / "anna/1.heic").touch(), "files of type .heic"),
+    "a data folder with a |": ("mnist --data-dir {}/a|b", None, "b/MNIST.* is missing"),
 }
 
 
@@ -723,19 +921,6 @@ def test_bad_input_gets_one_sentence_and_status_2(row, tmp_path, capsys, monkeyp
     assert sorted(tmp_path.rglob("*")) == before          # nothing was written
 
 
-def test_a_fetch_that_fails_leaves_no_folder_that_was_not_there(tmp_path, monkeypatch):
-    def fetch(root):
-        (root / "MNIST" / "raw").mkdir(parents=True)
-        raise OSError("no network")
-
-    monkeypatch.setattr(data.SETS["mnist"], "fetch", fetch)
-    (tmp_path / "mine").mkdir()
-    for name in ("mistyped", "mine"):
-        with pytest.raises(DataError, match="no network"):
-            load("mnist", tmp_path / name)
-    assert os.listdir(tmp_path) == ["mine"]
-
-
 def test_sprites2015_without_h5py_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "sprites").mkdir()
     (tmp_path / "sprites/sprites_0.mat").touch()
@@ -744,14 +929,48 @@ def test_sprites2015_without_h5py_says_what_to_install(tmp_path, monkeypatch):
         load("sprites2015", tmp_path)
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), OSError(28, "No space", "f"),
+                                   RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_every_end_of_main_is_a_sentence(error, tmp_path, capsys, monkeypatch):
+    def fail(*_):
+        raise error
+    monkeypatch.setattr(data, "load", fail)
+    status = 130 if isinstance(error, KeyboardInterrupt) else 2
+    assert data.main(["digits", "--data-dir", str(tmp_path)]) == status
+    err = capsys.readouterr().err
+    assert err.startswith("data.py: ") and err.endswith(".\n") and err.count("\n") == 1
+
+
 def test_the_sheet_and_the_list(tmp_path, capsys):
     assert data.main(["sprites", "--limit", "640", "--data-dir", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "unseen" in out and "sha256" in out
-    assert Image.open(tmp_path / "sprites.png").size == (24 * 66, 2 * 66)
+    assert Image.open(tmp_path / "sprites.png").size == (24 * 66, 2 * 66)    # 2 people, 24 poses
     assert data.main(["--data-dir", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(data.SETS)
+
+
+def test_a_terminal_of_ascii_gets_escapes(tmp_path):
+    top = pictures(tmp_path / "p", ("\u732b", "dog"))
+    try:
+        pictures(top, (os.fsdecode(b"caf\xe9"),))
+    except OSError:
+        pass                                              # a file system of Unicode names only
+    done = subprocess.run([sys.executable, data.__file__, f"folder:{top}", "--data-dir", tmp_path],
+                          env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True)
+    assert done.returncode == 0 and done.stderr == b"" and b"\\u732b" in done.stdout
+
+
+def test_describe_names_few_classes_and_counts_their_images(tmp_path, sprites):
+    top = pictures(tmp_path / "p", n=10)
+    (top / "anna" / "film.mpg").touch()
+    lines = describe(load(f"folder:{top}", tmp_path))
+    assert any("train" in line and "14 images" in line and "class 7" in line for line in lines)
+    assert any("anna, ben" in line for line in lines) and any(".mpg" in line for line in lines)
+    lines = describe(sprites)
+    assert any("960 classes" in line and "46" in line for line in lines)
+    assert not any("person 3" in line for line in lines)
 
 
 def test_torchvision_comes_in_by_one_function():
@@ -762,14 +981,16 @@ def test_torchvision_comes_in_by_one_function():
 # real data
 
 def test_real_mnistm_published_and_built(data_dir, tmp_path):
-    published = load("mnistm", data_dir, limit=2000)
     for name in ("MNIST", "BSR"):
         (tmp_path / name).symlink_to(Path(data_dir).resolve() / name)
     entry, mnist = data.SETS["mnistm"], load("mnist", data_dir)
-    files = data.find_files(entry, tmp_path, "", fetch=False)
+    files = data.find_files(entry, tmp_path, fetch=False)
     built = entry.read(root=tmp_path, files=files)
     assert len(built.y) == 70000 and torch.equal(built.y[built.test], mnist.test.y)
-    for x in (published.train.x, built.x[:2000]):         # the published train mean
+    images = [built.x[:2000]]
+    if (Path(data_dir) / "mnist_m").exists():
+        images.append(load("mnistm", data_dir, limit=2000).train.x)
+    for x in images:                                      # the published train mean
         mean = x.float().mean((0, 2, 3))
         torch.testing.assert_close(mean, torch.tensor([116.8, 117.8, 104.1]), atol=4, rtol=0)
     photos = [file for file in files if file.suffix == ".jpg"]

@@ -1,12 +1,15 @@
 """eval.py against closed forms and counts: probes, likelihood, Frechet distance, figures, files."""
 
+import argparse
 import hashlib
 import io
 import json
 import math
+import os
 import pickle
 import subprocess
 import sys
+import warnings
 from types import SimpleNamespace
 from urllib.error import URLError
 
@@ -18,35 +21,35 @@ from PIL import Image
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
 import eval as evaluation
-from conftest import reporter
-from data import DataError, load, torchvision
+from conftest import ROOT, similar
+from data import DataError, Dataset, Split, load, torchvision
 from eval import (
-    classes_of,
+    Codes,
+    balanced_accuracy,
     classifier,
-    command_line,
     confusion,
+    curves,
     fid,
-    filled,
     frechet,
     grid,
     inception,
     inception_input,
+    leaks,
     log_marginal,
     main,
+    make_rng,
     nll,
     number,
     percent,
-    pick,
     predictor,
     probe,
-    sample,
-    save,
+    probe_codes,
     scatter,
     shown,
     statistics,
     svm_report,
+    swap_grid,
     tsne,
-    write,
 )
 
 RNG = torch.Generator().manual_seed(0)
@@ -59,32 +62,42 @@ def blobs(n, classes=4, width=6, spread=0.1):
     return centres[y] + spread * torch.randn(n, width, generator=RNG), y
 
 
+# what a code holds
+
+
+def probed(code, y, **options):
+    """The class probe of a code's first half on its second half; y (N,)."""
+    half = len(y) // 2
+    if isinstance(code, tuple):
+        train = tuple(part[:half] for part in code)
+        test = tuple(part[half:] for part in code)
+    else:
+        train, test = code[:half], code[half:]
+    return probe(train, test, {"class": (y[:half], y[half:])}, steps=150, **options)["class"]
+
+
 def test_probe_reads_what_is_there_and_nothing_where_nothing_is():
     x, y = blobs(800)
-    noise = torch.randn(800, 6, generator=RNG)
-    half = slice(0, 400), slice(400, 800)
-    seen = probe(x[half[0]], x[half[1]], {"class": (y[half[0]], y[half[1]])}, steps=150)["class"]
-    assert seen["train"] > 0.99 and seen["test"] > 0.99
-    blind = probe(noise[half[0]], noise[half[1]], {"class": (y[half[0]], y[half[1]])}, steps=150)[
-        "class"
-    ]
-    assert abs(blind["test"] - 0.25) < 0.08
+    seen = probed(x, y)
+    assert seen["train"] > 0.99 and seen["hits"].shape == (400,) and seen["hits"].mean() > 0.99
+    blind = probed(torch.randn(800, 6, generator=RNG), y)["hits"]
+    assert abs(blind.mean() - 0.25) < 0.08 and set(blind.tolist()) == {0.0, 1.0}
 
 
-def test_probe_on_a_sampled_code_sees_the_noise_that_the_mean_hides():
-    mu, y = blobs(800, spread=0.0)
-    labels = {"class": (y[:400], y[400:])}
-    drowned = (mu, torch.full_like(mu, 8.0))  # sigma = e^4 against distances of about 10
-    assert (
-        probe(
-            (drowned[0][:400], drowned[1][:400]),
-            (drowned[0][400:], drowned[1][400:]),
-            labels,
-            steps=150,
-        )["class"]["test"]
-        < 0.45
-    )
-    assert probe(mu[:400], mu[400:], labels, steps=150)["class"]["test"] == 1
+def test_probe_of_a_sampled_code_is_the_mean_over_draws_of_what_can_be_known():
+    """Two classes at -1 and 1 under noise of deviation 1: Phi(1) is the best there is."""
+    y = torch.arange(800) % 2
+    mu = 2.0 * y[:, None] - 1
+    hits = probed((mu, torch.zeros_like(mu)), y)["hits"]
+    best = Normal(0.0, 1.0).cdf(torch.tensor(1.0)).item()
+    assert hits.mean().item() == pytest.approx(best, abs=0.03)
+    shares = 20 * hits
+    torch.testing.assert_close(shares, shares.round(), rtol=0, atol=1e-4)  # twenty draws
+    deviation = math.sqrt(best * (1 - best) / 20)
+    assert hits.std().item() == pytest.approx(deviation, rel=0.3)
+    once = probed((mu, torch.zeros_like(mu)), y, draws=1)["hits"]
+    assert set(once.tolist()) == {0.0, 1.0}
+    assert probed(mu, y)["hits"].min() == 1  # the mean shows what the noise hides
 
 
 def test_probe_reports_chance_and_the_majority_of_train_on_test():
@@ -99,8 +112,112 @@ def test_same_seed_same_probe_and_training_leaves_the_global_generator_alone():
     x, y = blobs(200)
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first, second = (probe(x, x, {"c": (y, y)}, seed=3, steps=20) for _ in range(2))
-    assert first == second and torch.equal(before, torch.get_rng_state())
+    code = x, torch.zeros_like(x)
+    first, second = (probe(code, code, {"c": (y, y)}, seed=3, steps=20)["c"] for _ in range(2))
+    assert first["train"] == second["train"] and torch.equal(first["hits"], second["hits"])
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_balanced_accuracy_and_its_error_are_a_plain_computation_and_near_the_jackknife():
+    rng = np.random.default_rng(0)
+    unit = np.repeat(np.arange(30), 12)
+    y = rng.choice([0, 1, 3], size=360, p=[0.7, 0.2, 0.1])  # class 2 is not there
+    hits = (rng.random(360) < 0.3 + 0.6 * rng.random(30)[unit]).astype(float)
+
+    def mean(rows):
+        return np.mean([hits[rows & (y == c)].mean() for c in (0, 1, 3)])
+
+    found, error = balanced_accuracy(*map(torch.tensor, (hits.astype("float32"), y, unit)))
+    assert found == pytest.approx(mean(y >= 0), abs=1e-5)
+    total = 0.0
+    for u in range(30):
+        part = 0.0
+        for i in np.flatnonzero(unit == u):
+            mine = y == y[i]
+            part += (hits[i] - hits[mine].mean()) / (3 * mine.sum())
+        total += part**2
+    assert error == pytest.approx(math.sqrt(30 / 29 * total), rel=1e-4)
+    without = np.array([mean(unit != u) for u in range(30)])
+    jackknife = math.sqrt(29 / 30 * ((without - without.mean()) ** 2).sum())
+    assert error == pytest.approx(jackknife, rel=0.1)
+    images = balanced_accuracy(*map(torch.tensor, (hits.astype("float32"), y, np.arange(360))))
+    assert images[0] == found and images[1] < error  # images of one unit resemble each other
+    one = balanced_accuracy(*map(torch.tensor, (hits.astype("float32"), y, 0 * unit)))
+    assert one == (found, None)
+
+
+@pytest.mark.parametrize(
+    "value, stderr, null, null_stderr, expected",
+    [
+        (0.29, 0.05, 0.2, None, False),
+        (0.31, 0.05, 0.2, None, True),
+        (0.29, 0.03, 0.2, 0.04, False),  # errors add up as squares: 0.05
+        (0.31, 0.03, 0.2, 0.04, True),
+        (0.1, 0.01, 0.2, 0.01, False),  # far below is no leak
+        (0.21, None, 0.2, None, True),
+        (0.2, None, 0.2, None, False),
+    ],
+)
+def test_a_code_leaks_beyond_two_standard_errors_only(value, stderr, null, null_stderr, expected):
+    assert leaks(value, stderr, null, null_stderr) is expected
+
+
+def poses(classes=5, poses=20):
+    """The smallest set in which a pose alone tells about the class: one image per class and pose,
+    a fifth of them, other poses for each class, held out as test."""
+    y = torch.arange(classes).repeat_interleave(poses)
+    pose = torch.arange(poses).repeat(classes)
+    test = (pose + y) % classes == 0
+    x = torch.zeros(len(y), 1, 8, 8, dtype=torch.uint8)
+    train, test = (Split(x[rows], y[rows], {"pose": pose[rows]}) for rows in (~test, test))
+    names = {"pose": [f"pose {k}" for k in range(poses)]}
+    return Dataset("poses", [f"class {k}" for k in range(classes)], train, None, test, None, names)
+
+
+def note_taker():
+    """What probe_codes needs of a Run."""
+    run = SimpleNamespace(args=SimpleNamespace(seed=0), notes=[], tables=[])
+    run.note = run.notes.append
+    run.table = lambda *table: run.tables.append(table)
+    return run
+
+
+@pytest.mark.parametrize("leak", [False, True])
+def test_a_code_of_the_pose_alone_scores_the_null_and_not_chance(leak):
+    """In train no pose goes with the class that test asks for, so that chance is out of reach."""
+    data = poses()
+    codes = {}
+    for name, split in data.splits().items():
+        s = torch.nn.functional.one_hot(split.y, 5).float()
+        z = torch.nn.functional.one_hot(split.factors["pose"], 20).float()
+        if leak:
+            z = torch.cat([z, 5 * s], 1)
+        codes[name] = Codes(z, torch.full_like(z, -6.0), s)
+    run = note_taker()
+    r = probe_codes(run, data, codes, steps=200)
+    assert r["chance"] == pytest.approx(0.2) and r["z_null_acc"] < 0.05
+    assert r["s_test_acc"] > 0.95 and r["s_test_stderr"] < 0.1
+    assert (r["z_test_acc"] > 0.9) if leak else (abs(r["z_test_acc"] - r["z_null_acc"]) < 0.05)
+    found = leaks(r["z_test_acc"], r["z_test_stderr"], r["z_null_acc"], r["z_null_stderr"])
+    assert found is leak
+    pose = r["factors"]["pose"]
+    assert pose["chance"] == pytest.approx(1 / 20) and pose["z_mean"] > 0.9 > 0.3 > pose["s"]
+    keys = {"s", "z", "z_mean"}
+    assert set(pose) == keys | {f"{key}_stderr" for key in keys} | {"chance", "majority"}
+    assert r["active_dims"] > 0 and r["test_kl"] > 0 and json.dumps(r) and len(run.tables) == 2
+
+
+def test_without_a_pose_there_is_no_null():
+    data = poses()
+    for split in data.splits().values():
+        split.factors = {}
+    data.factors = {}
+    codes = {}
+    for name, split in data.splits().items():
+        code = torch.nn.functional.one_hot(split.y, 5).float()
+        codes[name] = Codes(code, torch.zeros_like(code), code)
+    r = probe_codes(note_taker(), data, codes, steps=5)
+    assert r["z_null_acc"] is r["z_null_stderr"] is None and r["factors"] == {}
 
 
 def test_predictor_r2_is_one_for_a_map_and_about_zero_for_noise():
@@ -115,41 +232,112 @@ def test_predictor_r2_is_one_for_a_map_and_about_zero_for_noise():
     assert predictor((x[:1500], noise[:1500]), (x[1500:], noise[1500:]), steps=100)[0] < 0.05
 
 
-def test_sample_has_the_mean_and_variance_of_q():
-    mu, logvar = torch.tensor([[1.0, -2.0]]).expand(200_000, 2), torch.tensor([[0.0, 1.0]]).expand(
-        200_000, 2
-    )
-    z = sample((mu, logvar), torch.Generator().manual_seed(0))
-    torch.testing.assert_close(z.mean(0), mu[0], atol=0.02, rtol=0)
-    torch.testing.assert_close(z.var(0), logvar[0].exp(), atol=0.03, rtol=0)
-    assert sample(mu, None) is mu
+def test_another_purpose_of_a_seed_gives_other_draws_and_the_same_one_the_same():
+    def draws(*given):
+        return torch.rand(50, generator=make_rng(*given))
+
+    first = draws(0, "training")
+    assert torch.equal(first, draws(0, "training"))
+    for other in (draws(0, "validation"), draws(1, "training"), draws(0, "")):
+        assert (first - other).abs().max() > 0.1
+    before = torch.get_rng_state()
+    make_rng(0, "training")
+    assert torch.equal(before, torch.get_rng_state())
 
 
-def test_classifier_learns_is_cached_and_a_damaged_cache_is_rebuilt(tmp_path, capsys):
+def test_classifiers_of_five_seeds_agree_on_digits(tmp_path):
     data = load("digits", tmp_path)
-    net, accuracy = classifier(data, tmp_path, shows=12_000)
-    assert accuracy > 0.9
-    assert accuracy == pytest.approx(
-        (classes_of(net, data.test.x) == data.test.y).float().mean().item()
-    )
-    assert torch.equal(classes_of(net, data.test.x), classes_of(net, data.test.images(slice(None))))
-    (path,) = tmp_path.glob("lenet-*.pt")
+    scores = [classifier(data, tmp_path, shows=6000, seed=seed)[1] for seed in range(5)]
+    assert min(scores) > 0.9 and max(scores) - min(scores) <= 0.02 + 1 / len(data.test), scores
+
+
+def test_classifier_is_cached_by_its_recipe_and_a_damaged_cache_is_rebuilt(tmp_path, capsys):
+    data = load("digits", tmp_path)
+    net, accuracy = classifier(data, tmp_path, shows=3000)
+    right = net.predict(data.test.x) == data.test.y
+    assert accuracy == pytest.approx(right.float().mean().item())
+    floats = net.predict(data.test.images(slice(None)))
+    assert (net.predict(data.test.x) == floats).float().mean() > 0.99
+    (path,) = tmp_path.glob("*lenet*.pt")
+    assert path.name.startswith(f"lenet{evaluation.LENET_RECIPE}-digits-")
     stamp = path.stat().st_mtime_ns
-    again, same = classifier(data, tmp_path, shows=12_000)
-    assert same == accuracy and path.stat().st_mtime_ns == stamp
-    path.write_bytes(path.read_bytes()[:500])
-    assert classifier(data, tmp_path, shows=12_000)[1] == accuracy
-    assert "damaged" in capsys.readouterr().out
+    assert classifier(data, tmp_path, shows=3000)[1] == pytest.approx(accuracy, abs=0.01)
+    assert path.stat().st_mtime_ns == stamp
+    for damaged in (path.read_bytes()[:500], b"", pickle.dumps(print)):
+        path.write_bytes(damaged)
+        assert classifier(data, tmp_path, shows=3000)[1] == pytest.approx(accuracy, abs=0.01)
+        assert "damaged" in capsys.readouterr().out and path.stat().st_size > 10_000
 
 
 def test_tsne_is_seeded_and_keeps_clusters_apart():
-    x, y = blobs(150)
-    (a, i), (b, j) = tsne(x, 0, 120), tsne(x, 0, 120)
-    assert len(a) == 120 and np.array_equal(a, b) and torch.equal(i, j)
-    labels = y[i].numpy()
-    centres = np.stack([a[labels == c].mean(0) for c in range(4)])
+    x, y = blobs(120)
+    a, b = tsne(x, 0), tsne(x, 0)
+    assert a.shape == (120, 2) and np.array_equal(a, b)
+    centres = np.stack([a[y.numpy() == c].mean(0) for c in range(4)])
     nearest = np.linalg.norm(a[:, None] - centres, axis=2).argmin(1)
-    assert (nearest == labels).mean() > 0.95
+    assert (nearest == y.numpy()).mean() > 0.95
+
+
+# Codes that a collapsed or a diverged model gives; scikit-learn crashes on some, without a word.
+ODD_CODES = """
+import torch
+def code(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+ODD = {
+    "constant": torch.zeros(200, 8),
+    "constant tenth": torch.full((359, 2), 0.1),
+    "nearly constant": torch.full((359, 2), 0.1) + 1e-9 * code(359, 2),
+    "one dimension": code(200, 1),
+    "one constant dimension": torch.ones(200, 1),
+    "a line": code(200, 1) * torch.ones(1, 8),
+    "three points": code(3, 8).repeat(60, 1),
+    "four points": code(4, 8).repeat(50, 1),
+    "nan": torch.full((50, 8), float("nan")),
+    "some nan": torch.where(code(50, 8) > 1, float("nan"), code(50, 8)),
+    "inf": torch.where(code(50, 8) > 1, float("inf"), code(50, 8)),
+    "huge": 1e38 * code(50, 8),
+    "tiny": 1e-38 * code(50, 8),
+    "one outlier": torch.cat([torch.zeros(50, 8), torch.full((1, 8), 1e30)]),
+    **{f"{n} rows": code(n, 8) for n in (1, 2, 3, 4, 5, 7)},
+}
+"""
+
+
+def draws_in_a_subprocess(code, **environment):
+    """Runs Python code in a process of its own, which may crash; no warnings."""
+    env = {**os.environ, **environment, "PYTHONWARNINGS": "error"}
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+
+
+def test_tsne_and_its_figure_survive_every_code():
+    code = ODD_CODES + """
+import io, warnings
+import numpy as np
+from eval import scatter, tsne
+for name, rows in ODD.items():
+    print(name, flush=True)
+    points = tsne(rows, 0)
+    assert points.shape == (len(rows), 2), (name, points.shape)
+    assert isinstance(points, np.ndarray) and np.isfinite(points).all(), name
+    y = torch.arange(len(rows)) % 3
+    scatter({name: (points, y, ["a", "b", "c"])}).savefig(io.BytesIO(), format="png")
+"""
+    done = draws_in_a_subprocess(code)
+    assert done.returncode == 0, (done.stdout.split("\n")[-2], done.stderr[-2000:])
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "no_such_one"])
+def test_a_figure_is_drawn_whatever_backend_the_environment_names(backend):
+    code = """
+import io, torch
+from eval import confusion, curves, grid, scatter
+grid(torch.rand(1, 2, 1, 8, 8), ["a"]).savefig(io.BytesIO(), format="png")
+confusion([[1, 0], [0, 1]], "ab").savefig(io.BytesIO(), format="png")
+"""
+    done = draws_in_a_subprocess(code, MPLBACKEND=backend)
+    assert done.returncode == 0 and done.stderr == "", done.stderr[-2000:]
 
 
 def pixels(figure):
@@ -181,9 +369,62 @@ def test_scatter_colours_twelve_classes_at_most():
     assert len(figure.axes[0].get_legend().get_texts()) == 12
 
 
-def test_number_refuses_what_is_out_of_range_or_not_finite():
-    import argparse
+LONG = "n" * 80 + "{}" + "n" * 80
+NAMES = ["caf\udce9", "\U0001f600", "\u6f22\u5b57", "w" * 170, "_hidden", "", "a\nb", "100 %"]
+NAMES += ["$x_1", LONG.format("1"), LONG.format("2"), "\\frac{", "\x00"]
 
+
+@pytest.mark.parametrize("draw", ["scatter", "confusion"])
+def test_any_class_name_is_drawn_without_a_warning_and_told_from_the_others(draw):
+    n = min(len(NAMES), 12) if draw == "scatter" else len(NAMES)
+    names = NAMES[-n:]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if draw == "scatter":
+            figure = scatter({"s": (torch.rand(n, 2, generator=RNG), torch.arange(n), names)})
+            texts = figure.axes[0].get_legend().get_texts()
+        else:
+            figure = confusion(np.ones((n, n), int), names)
+            texts = figure.axes[0].get_yticklabels()
+        figure.savefig(io.BytesIO(), format="png")
+    labels = [text.get_text() for text in texts]
+    assert len(set(labels)) == n and max(map(len, labels)) < 60, labels
+    assert labels[names.index("$x_1")].strip() == "$x_1"
+
+
+def test_figures_survive_values_that_are_constant_or_not_finite():
+    nan = torch.full((2, 3, 1, 8, 8), math.nan)
+    figures = [grid(nan), grid(nan + math.inf), grid(-nan[:1, :1])]
+    images, codes = nan[0], nan[0, :, 0, 0]  # (3, 1, 8, 8), (3, 8)
+
+    def dec(z, s):
+        return images[:1].expand(len(z), -1, -1, -1)
+
+    figures.append(swap_grid(dec, images, codes, images[:2], codes[:2]))
+    rows = [{"epoch": k + 1, "a": math.nan, "b": 1.0} for k in range(2)]
+    for history in (rows, rows[:1]):
+        figures.append(curves(history, {"t": {"a": "a", "b": "b", "c": "not there"}}, {"t": 0.5}))
+    figures.append(curves(rows, {"t": {"a": "not there"}}))
+    figures.append(scatter({"s": (np.full((4, 2), np.nan), torch.zeros(4).long(), ["a"])}))
+    figures.append(confusion(np.zeros((3, 3), int), "abc"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for figure in figures:
+            figure.savefig(io.BytesIO(), format="png")
+
+
+def test_curves_draw_the_columns_that_are_there_under_their_labels():
+    history = [{"epoch": k, "a": 1.0 / k, "b": k} for k in (1, 2, 3)]
+    figure = curves(history, {"one": {"x": "a", "y": "b"}, "two": {"z": "gone"}}, {"one": 0.5})
+    (axis,) = figure.axes
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["x", "y"]
+    lines = axis.get_lines()
+    assert lines[0].get_ydata().tolist() == [row["a"] for row in history]
+    assert lines[1].get_xdata().tolist() == [1, 2, 3] and lines[2].get_ydata()[0] == 0.5
+    assert axis.get_ylabel() == "one"
+
+
+def test_number_refuses_what_is_out_of_range_or_not_finite():
     assert number(int, low=1)("3") == 3 and number(float, above=0)("1e-3") == 1e-3
     for kind, bounds, text in (
         (int, {"low": 1}, "0"),
@@ -193,7 +434,7 @@ def test_number_refuses_what_is_out_of_range_or_not_finite():
         (float, {"low": 0}, "inf"),
         (int, {"high": 3}, "4"),
     ):
-        with pytest.raises(argparse.ArgumentTypeError):
+        with pytest.raises((argparse.ArgumentTypeError, ValueError)):
             number(kind, **bounds)(text)
 
 
@@ -202,106 +443,12 @@ def test_percent_and_shown():
     assert shown(None) == "–" and shown(12345) == "12,345" and shown(0.123456) == "0.1235"
 
 
-def test_a_sentence_is_filled_with_numbers_and_left_out_where_one_is_missing():
-    r = {"a": {"b": 0.12345, "c": None, "shares": [0.5, 0.002]}, "n": 5000, "d": -1.0}
-    r |= {"acc": 0.815, "acc_std": 0.014, "nll": {"nats": 94.026, "stderr": 0.51}}
-    assert filled(r, "{a.b} {a.b:.2f} {a.b:%} {a.shares:min%}") == ["0.1235 0.12 12.3 % 0.20 %"]
-    assert filled(r, "{n} of {d:+.1f}", "{a.c}", "{gone}") == ["5,000 of -1.0"]
-    assert filled(r, "{acc:±}; {nll:nats}") == ["81.5 % ± 1.4; 94.03 ± 0.51"]
-    run = reporter()
-    run.say("plain {n}"), run.say("{n}", r), run.say("{a.c}", r)
-    assert run.sentences == ["plain {n}", "5,000"]
-    run.side_by_side("T", {"x": r["a"], "none": None, "y": {"b": 0.5}}, {"share": "b:%", "C": "c"})
-    rows = [["share", "12.3 %", "50.0 %"], ["C", "–", "–"]]
-    assert run.tables == [("T", ("", "x", "y"), rows, "")]
-
-
 @pytest.mark.parametrize("names", [["s predicted from z"], ["W" * 6], ["target,\nsource only"]])
 def test_the_names_at_the_left_of_a_grid_are_not_cut(names):
     buffer = io.BytesIO()
     grid(torch.ones(4, 10, 3, 32, 32), names).savefig(buffer, format="png", dpi=160)
     sheet = np.asarray(Image.open(buffer).convert("L"))
     assert (sheet[:, :2] == 255).all() and (sheet < 100).any()
-
-
-def test_a_full_disk_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypatch):
-    path = tmp_path / "last.pt"
-    save(path, {"a": 1})
-    old = path.read_bytes()
-
-    def full(self, content):
-        with open(self, "wb") as file:
-            file.write(content[:10])
-        raise OSError(28, "No space left on device", str(self))
-
-    monkeypatch.setattr("pathlib.Path.write_bytes", full)
-    with pytest.raises(OSError):
-        write(path, b"new")
-    assert path.read_bytes() == old and [p.name for p in tmp_path.iterdir()] == ["last.pt"]
-
-
-def a_run(folder, **changed):
-    """A Run with just the arguments that Run reads."""
-    args = dict(data="folder:<b>", device="cpu", out=folder and str(folder), seed=0, epochs=1)
-    args |= dict.fromkeys(("resume", "eval_only", "overwrite", "smoke", "amp", "compile"), False)
-    args |= dict(command="python <i>", **changed)
-    return evaluation.Run("cyclevae", SimpleNamespace(**args))
-
-
-def test_a_folder_in_which_another_process_trains_is_refused_until_that_one_is_gone(tmp_path):
-    hold = "import fcntl, sys, time; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX)"
-    path = tmp_path / "args.json"
-    path.write_text("{}")
-    words = [sys.executable, "-c", hold + "; print(flush=True); time.sleep(60)", path]
-    other = subprocess.Popen(words, stdout=subprocess.PIPE)
-    try:
-        other.stdout.readline()
-        with pytest.raises(DataError, match="Another run is training"):
-            a_run(tmp_path, overwrite=True).begin(load("digits", tmp_path, limit=200))
-        assert path.read_text() == "{}"
-    finally:
-        other.kill()
-        other.wait()
-    a_run(tmp_path, overwrite=True).begin(load("digits", tmp_path, limit=200))
-    assert json.loads(path.read_text())["script"] == "cyclevae"
-
-
-def test_two_runs_begun_at_once_take_two_folders(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    data = load("digits", tmp_path, limit=200)
-    first, second = a_run(None), a_run(None)
-    assert first.folder == second.folder  # both chose before either began
-    first.begin(data), second.begin(data)
-    assert [str(run.folder) for run in (first, second)] == [
-        "runs/cyclevae-folder-b-",
-        "runs/cyclevae-folder-b--2",
-    ]
-
-
-def test_the_report_escapes_every_string_from_outside(tmp_path):
-    run = a_run(tmp_path)
-    run.say("<u>")
-    run.table("<s>", ("<a>",), [("<p>",)], "<q>")
-    (
-        run.figure("x", grid(torch.zeros(1, 1, 1, 8, 8)), "<em>")
-        if (tmp_path / "figures").mkdir() is None
-        else None
-    )
-    run.finish("<title>", {})
-    report = (tmp_path / "report.html").read_text()
-    for tag in ("<b>", "<i>", "<u>", "<s>", "<a>", "<q>", "<em>", "<title><title>"):
-        assert tag not in report
-    assert json.loads((tmp_path / "results.json").read_text())["data"] == "folder:<b>"
-
-
-def test_results_name_the_card(tmp_path, monkeypatch):
-    run = a_run(tmp_path)
-    run.finish("", {})
-    assert json.loads((tmp_path / "results.json").read_text())["device"] == "cpu"
-    run.device = torch.device("cuda")
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Card 1")
-    run.finish("", {})
-    assert json.loads((tmp_path / "results.json").read_text())["device"] == "cuda (Card 1)"
 
 
 @pytest.mark.parametrize("kernel", ["linear", "rbf"])
@@ -419,10 +566,11 @@ def test_log_weights_ignore_autocast_and_memory_ignores_k():
         plain = log_marginal(*codes, watched, ks=(k,))[k]
     assert largest[0] == largest[1]
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(log_marginal(*codes, watched, ks=(1000,))[1000], plain)
+        found = log_marginal(*codes, watched, ks=(1000,))[1000]
+    torch.testing.assert_close(found, plain, rtol=0, atol=1e-4)  # bfloat16 is off by 0.1
 
 
-def test_nll_counts_nats_bits_and_its_standard_error_on_a_balanced_subset():
+def test_nll_counts_nats_bits_and_its_standard_error():
     arguments, marginal, _ = linear_vae(100, orthogonal=True)
     result = nll(*arguments, k=3)
     exact = -marginal.log_prob(arguments[0]).numpy()
@@ -431,8 +579,6 @@ def test_nll_counts_nats_bits_and_its_standard_error_on_a_balanced_subset():
     assert result["stderr"] == pytest.approx(exact.std(ddof=1) / 10) and result["n"] == 100
     one = nll(*(part[:1] for part in arguments[:3]), arguments[3], k=3)
     assert one["stderr"] is None and json.dumps(one)
-    labels = torch.randint(10, (5000,), generator=RNG)
-    assert labels[pick(labels, 300, 0)].bincount().tolist() == [30] * 10
 
 
 def covariances(d=40, rank=None, seed=3):
@@ -531,11 +677,11 @@ def test_inception_features_are_torchvisions_own_forward_pass(random_inception):
 def test_inception_statistics_do_not_know_grey_from_its_copy_or_uint8_from_float(random_inception):
     grey = torch.randint(256, (3, 1, 28, 28), generator=RNG, dtype=torch.uint8)
     colour = grey.expand(-1, 3, -1, -1)
-    assert torch.equal(inception_input(grey), inception_input(colour))
+    torch.testing.assert_close(inception_input(grey), inception_input(colour), rtol=0, atol=1e-5)
     measure, name = evaluation.extractor("inception", None, random_inception[0], "cpu")
     assert "Inception" in name and "2,048" in name and "32" in name and "299" in name
     for a, b in zip(measure(grey), measure(colour.float() / 255)):
-        assert torch.equal(a, b)
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * a.abs().max().item())
 
 
 def test_inception_names_the_address_and_the_place_where_weights_are_missing_or_damaged(
@@ -571,11 +717,14 @@ def digits(tmp_path_factory):
 def test_fid_is_zero_for_the_test_images_and_has_a_floor(digits):
     data, folder, net = digits
     same = fid("lenet", data, folder, data.test.x, shows=5000)
-    assert same["value"] == pytest.approx(0, abs=1e-3) and same["n"] == len(data.test)
+    assert same["value"] < 1e-4 * same["floor"] and same["n"] == len(data.test)
     noise = torch.rand(200, 1, 28, 28, generator=RNG)
     result = fid("lenet", data, folder, noise, shows=5000)
+    assert set(result) == {"value", "spread", "relative", "floor", "features", "n"}
     assert result["value"] > 10 * result["floor"] > 0 and result["features"].startswith("LeNet")
-    assert result == fid("lenet", data, folder, (noise * 255).round().byte(), shows=5000)
+    assert result["spread"] is None and result["relative"] > same["relative"] >= 0
+    again = fid("lenet", data, folder, (noise * 255).round().byte(), shows=5000)
+    assert similar(result, again, 1e-4)
     with torch.no_grad():
         features = [
             net.features(x.float() / 255).double().numpy()
@@ -595,19 +744,18 @@ def test_fid_refuses_fewer_images_than_features_with_the_number(digits):
 
 @pytest.fixture
 def sides(digits, tmp_path, monkeypatch):
-    """The same 150 digits as a folder of colour images of 40 pixels and as .npz, in the folder of
-    the test."""
+    """150 digits as a folder of images of 28 pixels and one of 40, in the folder of the test."""
     data, folder, _ = digits
     monkeypatch.setattr(
-        evaluation, "classifier", lambda data, data_dir, shows: classifier(data, data_dir, 5000)
+        evaluation, "classifier", lambda data, data_dir, *_: classifier(data, data_dir, 5000)
     )
     monkeypatch.chdir(tmp_path)
-    x = data.test.x[:150]
-    np.savez("x.npz", images=x.permute(0, 2, 3, 1).numpy())
-    for i, image in enumerate(x):
-        path = tmp_path / "images" / ("even" if i % 2 == 0 else "odd/deep") / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image[0].numpy()).convert("RGB").resize((40, 40)).save(path)
+    for i, image in enumerate(data.test.x[:150]):
+        image = Image.fromarray(image[0].numpy())
+        for name, size, mode in (("small", 28, "L"), ("large", 40, "RGB")):
+            path = tmp_path / name / ("even" if i % 2 == 0 else "odd/deep") / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.convert(mode).resize((size, size)).save(path)
     return ["--data-dir", str(folder)]
 
 
@@ -617,44 +765,19 @@ def distance(capsys, *words):
     return float(lines["distance"]), lines
 
 
-def test_the_fid_command_takes_folders_npz_files_and_sets(digits, sides, capsys):
+def test_the_fid_command_takes_folders_and_sets(digits, sides, capsys):
     data, folder, _ = digits
     expected = fid("lenet", data, folder, data.test.x[:150], shows=5000)
-    for pair in (("x.npz", "digits"), ("digits", "x.npz")):
+    for pair in (("small", "digits"), ("digits", "small")):
         value, lines = distance(capsys, *pair, *sides)
-        assert value == pytest.approx(expected["value"], rel=1e-3)
-        assert float(lines["floor"].split()[0]) == pytest.approx(expected["floor"], rel=1e-3)
+        assert value == pytest.approx(expected["value"], rel=1e-2)
+        assert float(lines["floor"].split()[0]) == pytest.approx(expected["floor"], rel=1e-2)
         counts = lines["images"].split(", ")
-        assert sorted(counts) == ["150 of x.npz", f"{len(data.test)} of digits"]
-        assert lines["features"] == "LeNet of digits, 128"
-    assert distance(capsys, "digits", "digits", *sides)[0] == pytest.approx(0, abs=1e-3)
-    blurred, lines = distance(capsys, "images", "x.npz", "--data", "digits", *sides)
+        assert sorted(counts) == ["150 of small", f"{len(data.test)} of digits"]
+    same = distance(capsys, "digits", "digits", *sides)[0]
+    assert same < 1e-3 * expected["floor"]
+    blurred, lines = distance(capsys, "large", "small", "--data", "digits", *sides)
     assert 0 < blurred < expected["value"] and lines["floor"].startswith("none")
-
-
-def test_bad_input_of_the_fid_command_is_one_sentence(sides, capsys):
-    np.savez("code.npz", images=np.array([print], dtype=object))
-    np.savez("float.npz", images=np.zeros((200, 28, 28, 1)))
-    np.savez("other.npz", pictures=np.zeros((200, 28, 28, 1), np.uint8))
-    with open("cut.npz", "wb") as file:
-        file.write(open("x.npz", "rb").read()[:300])
-    for words, why in (
-        (["code.npz", "digits"], "allow_pickle=False"),
-        (["float.npz", "digits"], "float64"),
-        (["other.npz", "digits"], "images is not"),
-        (["cut.npz", "digits"], "cut.npz is truncated or damaged"),
-        (["nowhere", "digits"], "nowhere is no set"),
-        (["images", "x.npz"], "--features inception"),
-        (["images", "digits", "--features", "inception"], "2,048"),
-        (["images", "x.npz", "--data", "digit"], "no set 'digit'"),
-        (["images"], "fid two sides"),
-        (["images", "digits", "--features", "lenets"], "--features"),
-    ):
-        with pytest.raises(SystemExit) as ended:
-            command_line(lambda: main(["fid", *words, *sides]))
-        error = capsys.readouterr().err
-        assert ended.value.code == 2 and error.count("\n") == 1 and "Traceback" not in error
-        assert why in error
 
 
 def test_a_confusion_matrix_of_thirty_classes_draws_the_twenty_most_confused():

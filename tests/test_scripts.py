@@ -1,4 +1,4 @@
-"""What every script promises of a run: its files, eval-only, resume, Ctrl-C, kill -9, errors.
+"""What every script promises of a run: its files, --weights, resume, Ctrl-C, kill -9, errors.
 
 SCRIPTS is what differs; tests of one paper's own matters are in test_<script>.py."""
 
@@ -20,15 +20,16 @@ import pytest
 import torch
 
 import eval as evaluation
-from conftest import ROOT, run_main, same
+from conftest import ROOT, run_main, same, similar, snapshot
 from eval import Run, checkpoint
 
 # what differs
 
 DIGITS = "--data digits --limit 160 --batch-size 32"
 PROBES = (
-    "test_recon test_kl live_dims s_train_acc s_test_acc z_train_acc z_test_acc "
-    "z_mean_train_acc z_mean_test_acc chance majority factors real_class_acc "
+    "test_recon test_kl active_dims s_train_acc s_test_acc s_test_stderr z_train_acc z_test_acc "
+    "z_test_stderr z_mean_train_acc z_mean_test_acc z_mean_test_stderr z_null_acc z_null_stderr "
+    "chance majority factors real_class_acc "
 )
 INTERPOLATIONS = "interpolation_1 interpolation_2 interpolation_3"
 
@@ -54,14 +55,15 @@ SCRIPTS = {
         tiny=DIGITS,
         figures=f"curves swap_grid swap_grid_unseen {INTERPOLATIONS} tsne_class tsne_factors "
         "prediction_networks",
-        keys=PROBES + "s_to_z_r2 z_to_s_r2 s_to_z_class_acc z_to_s_class_acc decoded_class_acc",
+        keys=PROBES + "s_to_z_r2 z_to_s_r2 s_to_z_class_acc z_to_s_class_acc decoded_class_acc "
+        "swapped_class_acc summary paper",
         nets="enc dec",
         parts="opt opt_reverse rng",
         misfit={"z_dim": 5},
         breaks=("forward_cycle", 1, "kl"),
         lowest="val",
-        real=dict.fromkeys(("mnist", "faces", "sprites2015"), "--epochs 1")
-        | {"yaleb": "--epochs 1 --image-size 32"},
+        real=dict.fromkeys(("mnist", "sprites2015"), "--epochs 1")
+        | dict.fromkeys(("faces", "yaleb"), "--epochs 1 --image-size 32 --limit 300"),
         learned=lambda r, report: r["s_train_acc"] > r["chance"],
     ),
     "mathieu": Script(
@@ -73,7 +75,7 @@ SCRIPTS = {
         parts="opt opt_disc rng",
         misfit={"arch": "big"},
         breaks=("adversary", 0, "loss_g"),
-        real=dict.fromkeys(("mnist", "yaleb"), "--epochs 2 --limit 400"),
+        real={"mnist": "--epochs 2 --limit 400"},
         learned=lambda r, report: r["s_train_acc"] > r["chance"],
     ),
     "vae": Script(
@@ -90,7 +92,6 @@ SCRIPTS = {
         real={
             "mnist": "--limit 1500",
             "faces": "--limit 1500 --fid none",
-            "svhn": "--limit 1500 --fid none",
         },
         learned=lambda r, report: r["svm_rbf"]["accuracy"] > 0.1,
     ),
@@ -125,8 +126,8 @@ SCRIPTS = {
         misfit={"width": 7},
         breaks=("forward", "dis_llike", "dis_llike"),
         real=dict.fromkeys(
-            ("fashion", "faces", "mnistm"),
-            "--limit 600 --arch conv --width 4 --epochs 1 --fid none",
+            ("fashion", "mnistm"),
+            "--limit 400 --arch conv --width 4 --epochs 1 --image-size 32 --fid none",
         ),
         learned=lambda r, report: 0 < r["vaegan"]["recon_mse"] < 1,
     ),
@@ -143,7 +144,7 @@ SCRIPTS = {
         misfit={"z_dim": 5},
         breaks=("vae_loss", None, "vae_recon"),
         real=dict.fromkeys(
-            ("mnist", "svhn", "mnistm"),
+            ("mnist", "svhn"),
             "--limit 400 --width 4 --epochs 1 --nll-k 2 --fid none",
         ),
         learned=lambda r, report: (
@@ -152,11 +153,11 @@ SCRIPTS = {
     ),
 }
 
-COMMON = "script data command args versions device threads seconds epochs seed smoke"
+COMMON = "script data command args versions device threads seconds epochs seed smoke figures"
 FILES = {"args.json", "log.csv", "best.pt", "last.pt", "results.json", "report.html", "figures"}
 FACTORS = {"yaleb": {"azimuth", "elevation"}, "sprites2015": {"action", "direction", "frame"}}
 INSIDE = {  # keys of what results.json holds by these names
-    "fid": "value floor features n",
+    "fid": "value spread relative floor features n",
     "nll": "nats bits_per_dim n stderr",
     "svm_linear": "accuracy precision recall f1 confusion",
     "svm_rbf": "accuracy precision recall f1 confusion",
@@ -182,8 +183,10 @@ def results(folder):
 
 
 def last(folder, name):
-    """last.pt, without the seconds that stand in the curve of flowvae_gan.py's second flow."""
+    """last.pt, without the seconds that stand in the curve of flowvae_gan.py's second flow; `parts`
+    are those of its only model."""
     content = checkpoint(folder / "last.pt", name.split()[0])
+    content["parts"] = content["models"][""]["parts"]
     if "flow_after" in content["kept"]:
         content["kept"]["flow_after"] = content["kept"]["flow_after"][:, :2]
     return content
@@ -249,18 +252,18 @@ def test_the_report_is_one_file_that_asks_for_nothing_from_elsewhere(name, smoke
 def test_results_hold_every_key_with_plain_numbers_in_range(name, smoke):
     r = results(smoke(name)[0])
     assert set(r) == {*COMMON.split(), *SCRIPTS[name].keys.split()}
+    assert sorted(r["figures"]) == sorted(f"{fig}.png" for fig in SCRIPTS[name].figures.split())
     assert r["script"] == name.split()[0] and r["smoke"] is True and r["seed"] == 0
     assert r["command"].startswith(f"python {r['script']}.py --smoke") and r["seconds"] > 0
     assert r["epochs"] == len((smoke(name)[0] / "log.csv").read_text().splitlines()) - 1
 
     def check(part):
         for key, value in part.items():
-            if key.endswith(("_acc", "accuracy")):
+            if key.endswith(("_acc", "accuracy")) and value is not None:
                 assert 0 <= value <= 1, key
+            if key in INSIDE and value is not None:
+                assert set(value) - {"k"} == set(INSIDE[key].split()), key
             if isinstance(value, dict):
-                assert set(value) - {"k"} == set(INSIDE.get(key, " ".join(value)).split()) - {
-                    "k"
-                }, key
                 check(value)
 
     check({key: value for key, value in r.items() if key != "args"})
@@ -287,26 +290,23 @@ def test_load_gives_the_networks_of_a_checkpoint_in_one_line_ready_for_use(name,
         assert not any(net.training for net in nets.values())
 
 
-@pytest.mark.parametrize(
-    "name, given",
-    [
-        *((name, "best.pt") for name in SCRIPTS),
-        *((name, "all of the run") for name in ("vae", "vaegan", "flowvae_gan")),
-    ],
-)
-def test_eval_only_repeats_numbers_and_figures(name, given, smoke, tmp_path):
-    folder, out = smoke(name)[0], tmp_path / "run"
-    before, weights = results(folder), (folder / "best.pt").read_bytes()
-    shutil.copytree(folder, out) if given != "best.pt" else out.mkdir()
-    (out / "best.pt").write_bytes(weights)
-    (out / "results.json").unlink(missing_ok=True)
-    assert run_main(module(name), "--eval-only", "--out", out) == 0
-    assert same(before, results(out))
-    figures = [{path.name for path in run.glob("figures/*")} for run in (folder, out)]
-    assert figures[0] == figures[1] and (out / "best.pt").read_bytes() == weights
-    if given == "best.pt":
-        assert run_main(module(name), "--resume", "--out", out) == 2  # would train over the weights
-        assert (out / "best.pt").read_bytes() == weights
+@scripts
+def test_weights_repeat_the_numbers_and_figures_in_a_fresh_folder_and_touch_no_other(
+    name, smoke, monkeypatch, tmp_path
+):
+    folder = smoke(name)[0]
+    monkeypatch.chdir(tmp_path)
+    before = snapshot(folder)
+    argv = ["--weights", folder / "best.pt", "--data-dir", folder.with_name("data")]
+    assert run_main(module(name), *argv) == 0
+    (out,) = (tmp_path / "runs").iterdir()
+    old, new = results(folder), results(out)
+    assert new.pop("command").startswith(f"python {old['script']}.py --weights ")
+    assert similar(old, {**new, "command": ""}, 1e-3)
+    assert {path.name for path in out.iterdir()} == {"results.json", "report.html", "figures"}
+    assert (out / "report.html").stat().st_size > 10_000
+    assert run_main(module(name), *argv, "--overwrite", "--out", folder) == 2
+    assert snapshot(folder) == before
 
 
 @scripts
@@ -314,8 +314,8 @@ def test_eval_only_repeats_numbers_and_figures(name, given, smoke, tmp_path):
     "changes, words",
     [
         (lambda row: {"script": "other"}, "other.py"),
-        (lambda row: {"n_classes": 7}, "classes"),
-        (lambda row: {"shape": [2, 9, 9]}, "images of"),
+        (lambda row: {"classes": ["a", "b", "c"]}, "classes"),
+        (lambda row: {"shape": [2, 9, 9]}, "images of|networks|damaged"),
         (lambda row: {"args": row.misfit}, "shape"),
         (lambda row: {"nets": {}}, "shape|damaged"),
     ],
@@ -328,11 +328,14 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_one_sentence(
     for key, value in changes(SCRIPTS[name]).items():
         content[key] = content[key] | value if key == "args" else value
     torch.save(content, tmp_path / "best.pt")
-    saved = (tmp_path / "best.pt").read_bytes()
-    assert run_main(module(name), "--eval-only", "--out", tmp_path) == 2
+    before = snapshot(tmp_path)
+    data = smoke(name)[0].with_name("data")
+    argv = ["--weights", tmp_path / "best.pt", "--data-dir", data, "--out", tmp_path / "run"]
+    assert run_main(module(name), *argv) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and any(word in error for word in words.split("|")), error
-    assert (tmp_path / "best.pt").read_bytes() == saved
+    files = {path: content for path, content in snapshot(tmp_path).items() if content is not None}
+    assert files == before
 
 
 @pytest.mark.parametrize(
@@ -356,7 +359,7 @@ def test_real_sets_run_from_pixels_to_report(name, data, data_dir, tmp_path):
 def test_ctrl_c_says_how_to_go_on_and_resume_is_bit_exact(
     name, whole, tiny, monkeypatch, tmp_path, capsys
 ):
-    log, calls = Run.log, []
+    log, calls = Run.log_epoch, []
 
     def interrupted(run, *args, **terms):
         calls.append(1)
@@ -365,17 +368,17 @@ def test_ctrl_c_says_how_to_go_on_and_resume_is_bit_exact(
         return log(run, *args, **terms)
 
     out, row = tmp_path / "a run", SCRIPTS.get(name, SCRIPTS["mathieu"])
-    monkeypatch.setattr(Run, "log", interrupted)
+    monkeypatch.setattr(Run, "log_epoch", interrupted)
     assert train(name, *tiny(name, out)) == 130
-    monkeypatch.setattr(Run, "log", log)
-    assert {p.name for p in out.iterdir()} == FILES - {"results.json", "report.html"}
+    monkeypatch.setattr(Run, "log_epoch", log)
+    assert {p.name for p in out.iterdir()} == FILES - {"results.json", "report.html", "figures"}
     _, _, *words = shlex.split(capsys.readouterr().out.rpartition("to go on: ")[2])
-    assert words == ["--resume", "--epochs", "2", "--out", str(out)]
+    assert words == ["--resume", "--out", str(out)]
     assert train(name, *words) == 0
     ours = last(out, name)
-    assert ours["epoch"] == 2 and same(last(whole(name), name), ours)
-    for part in ("nets", "parts"):
-        assert set(ours[part]) == set(getattr(row, part).split())
+    assert len(ours["history"]) == 2 and same(last(whole(name), name), ours)
+    assert set(ours["nets"]) == set(row.nets.split())
+    assert set(ours["parts"]) == {*row.nets.split(), *row.parts.split()}
     assert tuple(ours["kept"]) == row.kept
 
 
@@ -393,7 +396,7 @@ def test_resume_may_raise_the_epochs(name, whole, tmp_path):
     out = shutil.copytree(whole(name), tmp_path / "run")
     assert train(name, "--resume", "--epochs", "3", "--out", out) == 0
     longer = last(out, name)
-    assert longer["epoch"] == len(longer["history"]) == longer["args"]["epochs"] == 3
+    assert len(longer["history"]) == longer["args"]["epochs"] == 3
     if not SCRIPTS[name].lowest:
         best = checkpoint(out / "best.pt", name.split()[0])
         assert best["epoch"] == len(best["history"]) == 3
@@ -418,17 +421,18 @@ def test_resume_before_the_first_epoch_starts_from_the_beginning(
 def test_resume_on_another_kind_of_device_seeds_the_generators_anew(
     name, whole, monkeypatch, tmp_path
 ):
-    content = last(whole(name), name)
-    for part, state in content["parts"].items():
+    content = checkpoint(whole(name) / "last.pt", name.split()[0])
+    parts = content["models"][""]["parts"]
+    for part, state in parts.items():
         if part.startswith("rng"):
-            content["parts"][part] = torch.zeros(24, dtype=torch.uint8)  # of no device
+            parts[part] = torch.zeros(24, dtype=torch.uint8)  # of no device
         for group in state["param_groups"] if part.startswith("opt") else []:
             group["fused"] = None
     torch.save(content, tmp_path / "last.pt")
     real, seen = Run.resume, {}
 
-    def resume(run, nets, **parts):
-        assert real(run, nets, **parts) == 2
+    def resume(run, model="", **parts):
+        assert real(run, model, **parts) == 2
         seen.update(parts)
         raise KeyboardInterrupt
 
@@ -453,13 +457,26 @@ def test_kill_in_mid_epoch_loses_that_epoch_only(name, tiny, monkeypatch, tmp_pa
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    done = last(out, name)["epoch"]
+    done = len(last(out, name)["history"])
     assert 2 <= done < 2000  # the log's row comes before the checkpoint
     seen = []
-    monkeypatch.setattr(Run, "save", lambda run, *_, **__: seen.append(len(run.history)) or 1 / 0)
+    monkeypatch.setattr(Run, "save_epoch", lambda run, _: seen.append(len(run.history)) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(name, "--resume", "--out", out)
     assert seen == [done + 1]  # it goes on with the epoch that was lost
+
+
+@scripts
+def test_amp_trains_close_to_float32(name, whole, tiny, tmp_path):
+    assert train(name, *tiny(name, tmp_path), "--amp") == 0
+    found = last(tmp_path, name)
+    assert found["args"]["amp"] is True
+    rows = found["history"][0], last(whole(name), name)["history"][0]
+    half, plain = (
+        sum(abs(value) for key, value in row.items() if key != "epoch" and "second" not in key)
+        for row in rows
+    )
+    assert half == pytest.approx(plain, rel=0.2)
 
 
 # errors
@@ -517,7 +534,7 @@ import contextlib, importlib, io, sys
 for name, flag in zip(sys.argv[1::2], sys.argv[2::2]):
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
         importlib.import_module(name).main(["--help"])
-    assert f"--{flag}" in out.getvalue() and "--eval-only" in out.getvalue(), name
+    assert f"--{flag}" in out.getvalue() and "--weights" in out.getvalue(), name
     heavy = {"torchvision", "sklearn", "matplotlib", "scipy", "PIL"} & set(sys.modules)
     assert not heavy, (name, heavy)
 """
