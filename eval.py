@@ -1,6 +1,7 @@
 """What the scripts share besides the data: command line, the run's folder, measurements, figures.
 
     python eval.py table runs          # a Markdown table of every results.json below a folder
+    python eval.py notebook RUN...     # a Jupyter notebook of one or more runs
     python eval.py fid samples mnist   # Frechet distance between a folder's images and a set's
 
 In order: flags and errors; Run, the folder of one run (log, checkpoints, resume, results, report);
@@ -33,7 +34,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from data import (SETS, DataError, Split, batches, crop_and_resize, describe, image_files,
-                  load as load_data, pairs, pick, read_images, torchvision)
+                  load as load_data, pick, read_images, torchvision)
 
 # %% Command line
 
@@ -331,14 +332,22 @@ def checkpoint(path, script):
 
 
 def load_networks(path, script, build, device="cpu"):
-    """The networks in a checkpoint of `script`, in eval mode: those of build(shape, args), with
-    the saved weights. Raises DataError if they do not fit."""
+    """The networks in a checkpoint of `script`, in eval mode: those of build(shape, args), {name:
+    network} or {model: {name: network}}, with the saved weights; without models whose training had
+    not begun. Raises DataError if they do not fit."""
     content = checkpoint(path, script)
     try:
         nets = build(content["shape"], content["args"])
-        for name, net in nets.items():
-            net.load_state_dict(content["nets"][name])
-            net.to(device).eval()
+        for name, net in list(nets.items()):
+            if isinstance(net, dict) and name not in content["nets"] and content["nets"]:
+                del nets[name]                              # its training had not begun
+            elif isinstance(net, dict):
+                for part in net:
+                    net[part].load_state_dict(content["nets"][name][part])
+                    net[part].to(device).eval()
+            else:
+                net.load_state_dict(content["nets"][name])
+                net.to(device).eval()
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError):
         raise DataError(f"{path} is damaged: its weights do not fit the shape and the arguments "
                         "that it names.") from None
@@ -470,6 +479,9 @@ class Run:
         print(f"{self.folder}: {args.data} on {self.device}, {torch.get_num_threads()} threads")
         print(*describe(data), sep="\n", flush=True)
         self.data = data.to(self.device)
+        self.steps_per_epoch = 0                            # for the line that shows progress
+        if data.train is not None:
+            self.steps_per_epoch = max(1, len(data.train) // args.batch_size)
 
     def matching_data(self, data, saved):
         """The set to use with a checkpoint: `data`, or `all_as_test` of it if --weights was trained
@@ -503,6 +515,11 @@ class Run:
         """The log's rows of a model."""
         return [row for row in self.history if row.get("model", "") == model]
 
+    def drop(self, model):
+        """Forgets a model, which is then trained from its beginning."""
+        self.models.pop(model, None)
+        self.history = [row for row in self.history if row.get("model", "") != model]
+
     def resume(self, model="", **parts):
         """Begins the training of a model, or goes on with it: restores its networks, optimizers
         and generators (`parts`, by name) from last.pt. Returns the number of epochs done, which is
@@ -515,7 +532,8 @@ class Run:
         for name, part in parts.items():
             saved = state["parts"].get(name)
             if done and isinstance(part, torch.Generator) and saved.shape != part.get_state().shape:
-                part.manual_seed(self.args.seed + done)     # of another kind of device
+                rng = make_rng(self.args.seed, f"{name} after epoch {done}")
+                part.manual_seed(rng.initial_seed())        # of another kind of device
             elif done:
                 restore(part, saved, self.folder / "last.pt")
         self.clock = time.perf_counter()
@@ -527,20 +545,20 @@ class Run:
             self.tracked.setdefault(name, []).append(value.detach())
         steps = len(self.tracked[name])
         if steps % 10 == 0 and sys.stdout.isatty():
-            total = max(1, len(self.data.train) // self.args.batch_size)
             epoch = len(self.rows(self.model)) + 1
-            print(f"\repoch {epoch}: step {steps} of {total}", end="", flush=True)
+            print(f"\repoch {epoch}: step {steps} of {self.steps_per_epoch}", end="", flush=True)
 
-    def end_epoch(self, score=None, **terms):
+    def end_epoch(self, score=None, images=None, **terms):
         """Logs the means of the tracked terms and `terms`, prints them, saves best.pt and last.pt.
 
         best.pt is the epoch with the lowest `score`, the validation objective; the last epoch if
-        score is None. Raises DataError, and keeps the last checkpoint, if a term or a weight is
-        not finite."""
+        score is None. `images`: how many were used, if not --batch-size per step. Raises
+        DataError, and keeps the last checkpoint, if a term or a weight is not finite."""
         terms = {**self.mean_terms(self.tracked), **terms}
-        steps = max(len(values) for values in self.tracked.values())
+        if images is None:
+            steps = max(len(values) for values in self.tracked.values())
+            images = steps * min(self.args.batch_size, len(self.data.train))
         self.tracked = {}
-        images = steps * min(self.args.batch_size, len(self.data.train))
         self.log_epoch(terms, images)
         self.save_epoch(score)
 
@@ -1197,13 +1215,14 @@ def fit_classifier(net, train, val, shows, seed):
     net.load_state_dict(state)
 
 
-def svm_report(train, test, kernel, seed=0, points=None):
+def svm_scores(train, test, kernel, seed=0, points=None):
     """scikit-learn's SVC on standardized codes; train, test: (codes (N, d), y (N,)); kernel
     "linear" or "rbf"; points: use so many seeded training rows, since the time grows with their
     square.
 
     Returns plain numbers on test: accuracy; precision, recall and f1, a list over classes, 0 where
-    undefined; confusion, counts, one row per true class."""
+    undefined; macro, the means of these three over the classes; confusion, counts, one row per true
+    class."""
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -1221,7 +1240,31 @@ def svm_report(train, test, kernel, seed=0, points=None):
                                                                zero_division=0)
     return {"accuracy": float((predicted == y_test).mean()), "precision": precision.tolist(),
             "recall": recall.tolist(), "f1": f1.tolist(),
+            "macro": [float(precision.mean()), float(recall.mean()), float(f1.mean())],
             "confusion": confusion_matrix(y_test, predicted, labels=labels).tolist()}
+
+
+def svm_report(run, name, train, test, points=None):
+    """`svm_scores` of a linear and an RBF kernel, {"svm_linear", "svm_rbf"}; adds the table of both
+    and the figure confusion_NAME to the report."""
+    linear = svm_scores(train, test, "linear", run.args.seed, points)
+    rbf = svm_scores(train, test, "rbf", run.args.seed, points)
+    rows = []
+    for k in range(len(linear["f1"])):
+        cells = [run.classes[k]]
+        for scores in (linear, rbf):
+            cells += [percent(scores[key][k]) for key in ("precision", "recall", "f1")]
+        rows.append(cells)
+    rows.append(["macro average", *map(percent, linear["macro"] + rbf["macro"])])
+    run.table(f"SVM on the codes of {name}", ("class", "linear: precision", "recall", "F1",
+                                              "RBF: precision", "recall", "F1"), rows,
+              f"Accuracy on test images: {percent(linear['accuracy'])} with a linear kernel, "
+              f"{percent(rbf['accuracy'])} with an RBF kernel.")
+    panels = {f"{name}, linear kernel": linear["confusion"],
+              f"{name}, RBF kernel": rbf["confusion"]}
+    run.figure(f"confusion_{name}".replace(" ", "_"), confusion(panels, run.classes), "Which class "
+               "an SVM on the codes predicts for test images. Off the diagonal are the mistakes.")
+    return {"svm_linear": linear, "svm_rbf": rbf}
 
 
 def tsne(code, seed=0):
@@ -1244,6 +1287,48 @@ def tsne(code, seed=0):
     return TSNE(perplexity=perplexity, random_state=seed).fit_transform((rows / scale).numpy())
 
 
+def neighbour_accuracy(points, y):
+    """The share of points (N, d), N > 5, whose class y (N,) the five nearest others vote for."""
+    from sklearn.neighbors import NearestNeighbors
+    nearest = NearestNeighbors(n_neighbors=5).fit(points)
+    voters = torch.from_numpy(nearest.kneighbors(return_distance=False))        # (N, 5)
+    y = y.cpu()
+    return (y[voters].mode(1).values == y).float().mean().item()
+
+
+def code_map(run, codes, y, points):
+    """Adds the figure of at most `points` codes coloured by class to the report; returns {title:
+    `neighbour_accuracy` of what is drawn}.
+
+    codes: {title: (N, Z)} of one Z, y (N,). Named "plane" and drawn as they are if Z is 2, or as a
+    strip if Z is 1; else "tsne"."""
+    seed = run.args.seed
+    idx = random_subset(len(y), points, seed, y.device)
+    panels = {}
+    accuracies = {}
+    parts = []
+    name, what, axes_names = ("tsne", "t-SNE of codes", None)
+    for title, code in codes.items():
+        n_latents = code.shape[1]
+        drawn = code[idx].cpu().numpy()
+        if n_latents < 3:
+            name, what, axes_names = ("plane", "Codes", ("first latent", "second latent"))
+        if n_latents != 2:
+            drawn = tsne(code[idx], seed)
+        if n_latents == 1:
+            drawn[:, 0] = code[idx, 0].cpu().numpy()        # which t-SNE's strip shifts
+            axes_names = ("the only latent", "random height")
+        share = neighbour_accuracy(drawn[:, :n_latents], y[idx])
+        accuracies[title] = share
+        panels[title] = (drawn, y[idx], run.classes)
+        parts.append(f"{title} {percent(share)}" + (", classes lie apart" if share > 0.8 else
+                                                    ", classes overlap"))
+    run.figure(name, scatter(panels, seed, axes_names), f"{what} of test images, trained without "
+               "labels. How often the five nearest points vote for the right class: "
+               f"{'; '.join(parts)}; chance is {percent(1 / len(run.classes))}.")
+    return accuracies
+
+
 # %% Likelihood
 
 
@@ -1252,63 +1337,59 @@ def log_normal(z):
     return -0.5 * (z**2 + math.log(2 * math.pi)).sum(-1)
 
 
+def random_subset(total, n, seed=0, device="cpu"):
+    """Indices (n,) of a uniform random choice among `total` images, or of all if there are fewer.
+    The mean of anything over it is unbiased, which a choice of equally many per class is not."""
+    return torch.randperm(total, generator=make_rng(seed, "subset"))[:n].to(device)
+
+
 @torch.no_grad()
-def log_marginal(x, mu, logvar, log_likelihood, ks=(5000,), seed=0, prior=None, chunk=None):
-    """{k: log p_k(x) (N,)} in nats: log of 1/k sum_i p(x|z_i) p(z_i) / q(z_i|x), z_i ~ q(z|x).
+def log_marginal(x, mu, logvar, log_likelihood, k=5000, seed=0, prior=None):
+    """log p_k(x) (N,) in nats, the log of 1/k sum_i w_i with w_i = p(x|z_i) p(z_i) / q(z_i|x) and
+    z_i ~ q(z|x), and the effective sample size (sum_i w_i)^2 / sum_i w_i^2 (N,), from 1 to k.
 
     In expectation a lower bound of log p(x), tighter with every sample (Burda, Grosse,
     Salakhutdinov 2016). x (N, ...) is encoded once, to mu and logvar (N, Z);
     log_likelihood(x (B, ...), z (c, B, Z)) -> (c, B) nats; prior: an object with log_prob(z (...,
-    Z)) -> (...), N(0, I) without one. `chunk` samples of 20 images are decoded at a time, so that
-    memory does not grow with k; neither chunk nor ks changes an image's draws. An autocast around
-    the call is switched off, because bfloat16 is wrong by some 0.1 nats; log_likelihood may open
-    one around its decoder. The result is float64, on the CPU."""
-    device = mu.device
-    dtype = torch.promote_types(mu.dtype, torch.float32)
-    if chunk is None:                                       # on a GPU up to two million pixels
-        chunk = 10 if device.type == "cpu" else max(10, min(2500, 2_000_000 // x[0].numel()))
+    Z)) -> (...), N(0, I) without one. Few samples of 20 images are decoded at a time, so that
+    memory does not grow with k. The results are float64, on the CPU."""
     log_prior = prior.log_prob if prior else log_normal
-    results = {k: [] for k in sorted(set(ks))}
-    seeds = torch.Generator().manual_seed(seed)
-    autocast = contextlib.nullcontext()
-    if torch.amp.is_autocast_available(device.type):
-        autocast = torch.autocast(device.type, enabled=False)
-    with autocast:
-        for start in range(0, len(x), 20):
-            images = x[start:start + 20]
-            m = mu[start:start + 20].to(dtype)
-            v = logvar[start:start + 20].to(dtype)
-            rng = torch.Generator(device)
-            rng.manual_seed(int(torch.randint(2**62, (), generator=seeds)))
-            total = torch.full((len(m),), -math.inf, dtype=torch.float64)
-            noise = m.new_empty(0, *m.shape)                # (samples, B, Z) that are not used yet
-            done = 0
-            for k in results:
-                while done < k:
-                    count = min(max(chunk, 50), k - done)
-                    while len(noise) < count:               # drawn in fifties, whatever count is
-                        fresh = torch.randn(50, *m.shape, generator=rng, device=device,
-                                            dtype=dtype)
-                        noise = torch.cat([noise, fresh])
-                    eps = noise[:count]
-                    noise = noise[count:]
-                    done += count
-                    z = m + (0.5 * v).exp() * eps           # (count, B, Z)
-                    log_q = log_normal(eps) - 0.5 * v.sum(-1)
-                    log_p = torch.cat([log_likelihood(images, part) for part in z.split(chunk)])
-                    log_w = log_p.to(dtype) + log_prior(z) - log_q
-                    total = total.logaddexp(log_w.logsumexp(0).cpu().double())
-                results[k].append(total - math.log(k))
-    return {k: torch.cat(parts) for k, parts in results.items()}
+    rng = make_rng(seed, "log_marginal", mu.device)
+    chunk = 10
+    if mu.device.type != "cpu":                             # up to two million pixels
+        chunk = max(10, min(2500, 2_000_000 // x[0].numel()))
+    log_p = []
+    sizes = []
+    for images, m, v in zip(x.split(20), mu.split(20), logvar.split(20)):
+        total = torch.full((len(m),), -math.inf, dtype=torch.float64)           # log sum w
+        squares = total                                                         # log sum w^2
+        for start in range(0, k, chunk):
+            eps = torch.randn(min(chunk, k - start), *m.shape, generator=rng, device=m.device,
+                              dtype=m.dtype)
+            z = m + (0.5 * v).exp() * eps                   # (c, B, Z)
+            log_q = log_normal(eps) - 0.5 * v.sum(-1)
+            log_w = log_likelihood(images, z) + log_prior(z) - log_q
+            log_w = log_w.cpu().double()                    # (c, B)
+            total = total.logaddexp(log_w.logsumexp(0))
+            squares = squares.logaddexp((2 * log_w).logsumexp(0))
+        log_p.append(total - math.log(k))
+        sizes.append((2 * total - squares).exp())
+    return torch.cat(log_p), torch.cat(sizes)
 
 
-def nll(x, mu, logvar, log_likelihood, k=5000, **options):
-    """The negative log-likelihood of images x (N, ...) of D numbers; arguments as for log_marginal.
+def nll(x, mu, logvar, log_likelihood, k=5000, n=None, discrete=True, seed=0, prior=None):
+    """The negative log-likelihood of images x (N, ...) of D numbers, or of a `random_subset` of n;
+    the other arguments are those of log_marginal.
 
-    Returns {nats per image, bits_per_dim: nats / (D ln 2), k, n: N, stderr: the standard error of
-    nats over images, None for a single one}."""
-    log_p = log_marginal(x, mu, logvar, log_likelihood, (k,), **options)[k]
-    return {**mean_nats(-log_p, x[0].numel()), "k": k}
+    Returns {nats per image, bits_per_dim: nats / (D ln 2), None unless p(x|z) is `discrete`, since
+    a density has none, k, n, stderr: the standard error of nats over images, None for a single one,
+    ess: the effective sample size, the mean over images}."""
+    idx = random_subset(len(x), n or len(x), seed, x.device)
+    log_p, sizes = log_marginal(x[idx], mu[idx], logvar[idx], log_likelihood, k, seed, prior)
+    result = mean_nats(-log_p, x[0].numel())
+    if not discrete:
+        result["bits_per_dim"] = None
+    return {**result, "k": k, "ess": sizes.mean().item()}
 
 
 def mean_nats(values, numbers=None):
@@ -1493,14 +1574,14 @@ COLOURS = ("#332288", "#ee7733", "#117733", "#88ccee", "#cc3311", "#ddcc77", "#a
 MARKERS = "os^D"
 
 
-def new_figure(width, height, panels=1):
-    """A matplotlib Figure and the list of its axes, three in a row, each width x height inches.
+def new_figure(width, height, panels=1, columns=3):
+    """A matplotlib Figure and the list of its axes, `columns` in a row, each width x height inches.
     Nothing global is changed, and no window is opened."""
     if "matplotlib" not in sys.modules:
         os.environ["MPLBACKEND"] = "agg"                    # a notebook's may not exist here
     from matplotlib.figure import Figure
-    rows = math.ceil(panels / 3)
-    columns = min(panels, 3)
+    rows = math.ceil(panels / columns)
+    columns = min(panels, columns)
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for spare in axes[panels:]:
@@ -1528,11 +1609,12 @@ def drawable(names, length=24):
     return results
 
 
-def grid(images, row_names=(), header=False, red=None, xlabel="", ylabel="", gap_after=()):
+def grid(images, row_names=(), header=False, red=None, xlabel="", ylabel="", gap_after=(),
+         gap_below=()):
     """A figure of rows of images (R, C, channels, H, W) in [0, 1], with a name left of each row.
 
     header: set the first row and column apart; red (R, C): outline these images in red; gap_after:
-    columns (numbers) after which a gap sets the rest apart."""
+    columns (numbers) after which a gap sets the rest apart, gap_below: rows, likewise."""
     pixels = (torch.nan_to_num(images.float()).clamp(0, 1) * 255).round().byte()
     pixels = pixels.expand(-1, -1, 3, -1, -1).permute(0, 1, 3, 4, 2).cpu().numpy()
     rows, columns, height, width, _ = pixels.shape
@@ -1543,7 +1625,8 @@ def grid(images, row_names=(), header=False, red=None, xlabel="", ylabel="", gap
     space = 6 if red is None else 14
     tops = [space]
     for i in range(1, rows):
-        tops.append(tops[-1] + height + space + (18 if header and i == 1 else 0))
+        apart = (header and i == 1) or i - 1 in gap_below
+        tops.append(tops[-1] + height + space + (18 if apart else 0))
     lefts = [space]
     for j in range(1, columns):
         apart = (header and j == 1) or j - 1 in gap_after
@@ -1584,19 +1667,25 @@ def swap_grid(dec, s_images, s, z_images, z):
 
 def curves(history, panels, chance=None):
     """The log over epochs, one panel for each of {title: {label: column}}, with a grey line at
-    chance[title] if there is one. Columns that the log does not have are left out."""
+    chance[title] if there is one. A column of a log with several models is (model, column).
+    Columns that the log does not have are left out."""
     found = {}
     for title, lines in panels.items():
-        lines = {label: column for label, column in lines.items() if column in history[0]}
-        if lines:
-            found[title] = lines
+        for label, column in lines.items():
+            model = ""
+            if isinstance(column, tuple):
+                model, column = column
+            rows = [row for row in history if row.get("model", "") == model and column in row]
+            if rows:
+                points = ([row["epoch"] for row in rows], [row[column] for row in rows])
+                found.setdefault(title, {})[label] = points
     figure, axes = new_figure(3.6, 2.8, max(1, len(found)))
     styles = ("-", "--", ":", "-.")
     for axis, (title, lines) in zip(axes, found.items()):
-        for k, (label, column) in enumerate(lines.items()):
-            marker = "o" if len(history) <= 30 else None    # more of them hide the line
-            axis.plot([row["epoch"] for row in history], [row[column] for row in history],
-                      styles[k % 4], color=COLOURS[k], label=label, marker=marker, markersize=3)
+        for k, (label, (epochs, values)) in enumerate(lines.items()):
+            marker = "o" if len(epochs) <= 30 else None     # more of them hide the line
+            axis.plot(epochs, values, styles[k % 4], color=COLOURS[k], label=label, marker=marker,
+                      markersize=3)
         if chance and title in chance:
             axis.axhline(chance[title], color="gray", linewidth=1)
         axis.set_ylabel(title)
@@ -1607,10 +1696,11 @@ def curves(history, panels, chance=None):
     return figure
 
 
-def scatter(panels, seed=0, ticks=False):
+def scatter(panels, seed=0, axes_names=None):
     """Points coloured by class, one panel for each {title: (points (N, 2), y (N,), names)}.
 
-    With more than 12 classes 12 seeded ones have a colour and the rest are grey."""
+    With more than 12 classes 12 seeded ones have a colour and the rest are grey. axes_names: of
+    both axes, which have no ticks without them."""
     figure, axes = new_figure(4.6, 4.0, len(panels))
     for axis, (title, (points, y, names)) in zip(axes, panels.items()):
         points = np.nan_to_num(np.asarray(points, np.float64), posinf=0, neginf=0)
@@ -1628,9 +1718,12 @@ def scatter(panels, seed=0, ticks=False):
             axis.scatter(mine[:, 0], mine[:, 1], s=size, color=COLOURS[k], marker=MARKERS[k % 4],
                          linewidths=0, label=f" {labels[k]}")   # a leading _ would hide it
         axis.set_title(title, fontsize=10)
-        if not ticks:
+        if axes_names is None:
             axis.set_xticks([])
             axis.set_yticks([])
+        else:
+            axis.set_xlabel(axes_names[0])
+            axis.set_ylabel(axes_names[1])
         legend = axis.legend(fontsize=7, frameon=False, loc="center left",
                              bbox_to_anchor=(1, 0.5), markerscale=1.5)
         for text in legend.get_texts():
@@ -1638,29 +1731,33 @@ def scatter(panels, seed=0, ticks=False):
     return figure
 
 
-def confusion(matrix, names):
-    """Counts and shares of the row: matrix (K, K) of counts, rows the true class; K names.
+def confusion(panels, names):
+    """Counts and shares of the row, one panel for each {title: matrix (K, K) of counts}, rows the
+    true class; K names.
 
     With more than 20 classes the 20 with the most mistakes, by and for them, are shown."""
-    counts = np.asarray(matrix)
-    shares = counts / counts.sum(1, keepdims=True).clip(1)
-    wrong = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
-    drawn = np.sort(np.argsort(-wrong, kind="stable")[:20])
-    figure, (axis,) = new_figure(0.42 * len(drawn) + 2, 0.42 * len(drawn) + 1.4)
-    axis.imshow(shares[np.ix_(drawn, drawn)], cmap="Blues", vmin=0, vmax=1)
-    for i, row in enumerate(drawn):
-        for j, column in enumerate(drawn):
-            if counts[row, column]:
-                share = shares[row, column]
-                axis.text(j, i, f"{counts[row, column]:,}\n{100 * share:.0f} %", ha="center",
-                          va="center", fontsize=6, color="white" if share > 0.5 else "black")
-    labels = drawable([names[k] for k in drawn])
-    axis.set_xticks(range(len(drawn)), labels, rotation=90, fontsize=7)
-    axis.set_yticks(range(len(drawn)), labels, fontsize=7)
-    axis.set_xlabel("predicted class")
-    axis.set_ylabel("true class")
-    for text in axis.get_xticklabels() + axis.get_yticklabels():
-        text.set_parse_math(False)
+    side = 0.42 * min(len(names), 20)
+    figure, axes = new_figure(side + 2, side + 1.6, len(panels))
+    for axis, (title, matrix) in zip(axes, panels.items()):
+        counts = np.asarray(matrix)
+        shares = counts / counts.sum(1, keepdims=True).clip(1)
+        wrong = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
+        drawn = np.sort(np.argsort(-wrong, kind="stable")[:20])
+        axis.imshow(shares[np.ix_(drawn, drawn)], cmap="Blues", vmin=0, vmax=1)
+        for i, row in enumerate(drawn):
+            for j, column in enumerate(drawn):
+                if counts[row, column]:
+                    share = shares[row, column]
+                    axis.text(j, i, f"{counts[row, column]:,}\n{100 * share:.0f} %", ha="center",
+                              va="center", fontsize=6, color="white" if share > 0.5 else "black")
+        labels = drawable([names[k] for k in drawn])
+        axis.set_xticks(range(len(drawn)), labels, rotation=90, fontsize=7)
+        axis.set_yticks(range(len(drawn)), labels, fontsize=7)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("predicted class")
+        axis.set_ylabel("true class")
+        for text in axis.get_xticklabels() + axis.get_yticklabels():
+            text.set_parse_math(False)
     return figure
 
 
@@ -1888,257 +1985,51 @@ def table(folder):
     return "\n".join(lines)
 
 
-# %% Used only by the scripts that are still to be rewritten
+# %% python eval.py notebook RUN...
 
 
-class SideBySideRun(Run):
-    """Run for scripts that train their models in one loop and save when they have logged."""
-
-    def __init__(self, script, args):
-        self.script = script
-        self.args = args
-        self.device = find_device(args.device)
-        self.kept = {}
-
-    def begin(self, data):
-        super().__init__(self.script, self.args, data)
-        if self.data.train is None:
-            raise DataError(f"{self.script}.py evaluates with the training images of the "
-                            "checkpoint, and they are not there: name their folder with --data-dir")
-        self.n_classes = len(self.classes)
-        return self.data
-
-    def resume(self, nets, **parts):
-        return super().resume(**nets, **parts)
-
-    def progress(self, epoch, step, steps):
-        if sys.stdout.isatty() and (step % 10 == 0 or step == steps):
-            print(f"\repoch {epoch + 1}: step {step} of {steps}", end="", flush=True)
-
-    def means(self, names, terms):
-        return self.mean_terms({name: list(column) for name, column in
-                                zip(names, torch.stack(terms).T)})
-
-    def log(self, images, **terms):
-        self.parts = {name: part for name, part in self.parts.items()
-                      if not isinstance(part, nn.Module)}
-        self.log_epoch(terms, images)
-
-    def save(self, score, nets, **parts):
-        self.nets = nets
-        self.parts = {**nets, **parts}
-        self.save_epoch(score)
-
-    def copy_networks(self):
-        return {name: {key: value.detach().cpu().clone() for key, value in net.state_dict().items()}
-                for name, net in self.nets.items()}
-
-    def best_nets(self, load):
-        return load(self.best, self.device)
-
-    @contextlib.contextmanager
-    def doing(self, what):
-        self.stage(what)
-        yield
-        self.stage()
-
-    def side_by_side(self, title, models, rows, note=""):
-        there = {name: r for name, r in models.items() if r}
-        self.table(title, ("", *there), [
-            (words, *((filled(r, f"{{{key}}}") or "–")[0] for r in there.values()))
-            for words, key in rows.items()], note)
-
-    def say(self, sentence, numbers=None):
-        self.notes += [sentence] if numbers is None else filled(numbers, sentence)
-
-
-def flags(script, doc, data, epochs, batch_size, lr, fid=False, nll=None):
-    parser = common_flags(script, doc, epochs, batch_size, lr, data, fid)
-    groups = {name: parser.add_argument_group(name) for name in
-              ("data", "model", "objective", "optimisation", "run")}
-    for name, low, value, text in zip("kn", (1, 2), nll or (), ("samples an image", "images")):
-        groups["objective"].add_argument(
-            f"--nll-{name}", type=number(int, low=low), default=value, metavar=name.upper(),
-            help=f"{text} of the likelihood's estimate")
-    return parser, groups
-
-
-def load_nets(path, script, build, device="cpu", by=("shape", "args")):
-    return load_networks(path, script, lambda *_: build(*(checkpoint(path, script)[key]
-                                                          for key in by)), device)
-
-
-def columns(history, panels, chance=None):
-    """`curves` of {title: [columns]}."""
-    return curves(history, {title: {name.replace("_", " "): name for name in names}
-                            for title, names in panels.items()}, chance)
-
-
-def tsne_points(code, seed, points):
-    """(t-SNE (n, 2) of a seeded choice of a code's rows, their indices)."""
-    idx = torch.randperm(len(code), generator=torch.Generator().manual_seed(seed))[:points]
-    idx = idx.to(code.device)
-    return tsne(code[idx], seed), idx
-
-
-def spread(r, key):
-    """A share of over_seeds as the report prints it, with its deviation between seeds."""
-    return percent(r[key]) + ("" if r[f"{key}_std"] is None else f" ± {100 * r[f'{key}_std']:.1f}")
-
-
-def value(numbers, key):
-    """What results.json has at a.b, None where there is none."""
-    for part in key.split("."):
-        numbers = numbers.get(part) if isinstance(numbers, dict) else None
-    return numbers
-
-
-def filled(numbers, *texts):
-    """Those of the texts of which results.json, or a part of it, has every {a.b:format}, with what
-    it has put in: as text in a format of Python's, or as a share (%), the least of a list of them
-    (min%), one of over_seeds with its deviation (±), a mean with its standard error (nats), or as
-    `shown` where there is no format."""
-    def put(match):
-        key, kind = match.groups()
-        found = value(numbers, key)
-        if found is None:
-            raise KeyError(key)
-        if kind == "nats":
-            error = found["stderr"]
-            return f"{found['nats']:.2f}" + (f" ± {error:.2f}" if error is not None else "")
-        if kind == "±":
-            home, _, key = key.rpartition(".")
-            return spread(value(numbers, home) if home else numbers, key)
-        if kind in ("%", "min%"):
-            return percent(min(found) if kind == "min%" else found)
-        return format(found, kind) if kind else shown(found)
-    result = []
-    for text in texts:
-        with contextlib.suppress(KeyError):
-            result.append(re.sub(r"\{([\w.]+):?([^}]*)\}", put, text))
-    return result
-
-
-def accelerate(args, device, *functions):
-    """--compile and --amp, only here: returns the autocast context of a step, then `functions`.
-
-    Without autocast's cache of weights: one filled under no_grad would cut gradients off."""
-    def cast():
-        return (torch.autocast(device.type, torch.bfloat16, cache_enabled=False) if args.amp
-                else contextlib.nullcontext())
-    if args.compile:                                        # vaegan.py goes back through one graph
-        import torch._functorch.config as config            # three times
-        if hasattr(config, "donated_buffer"):
-            config.donated_buffer = False
-    return (cast, *(torch.compile(f) if args.compile else f for f in functions))
-
-
-def adam(*nets, lr, beta1=0.9):
-    """Adam for the weights of these networks, fused, but for mps, which torch 2.4 has no such step
-    for."""
-    weights = [p for net in nets for p in net.parameters()]
-    fused = True if weights[0].device.type != "mps" else None
-    return torch.optim.Adam(weights, lr, (beta1, 0.999), fused=fused)
-
-
-def decay(optimisers, lr, done, kind="cosine"):
-    """Sets the step size at `done` in [0, 1], the share of training that is over: lr times
-    (1 + cos(pi * done)) / 2, or with kind "step" lr, and a tenth of it in the last fifth (Jha et
-    al., released code)."""
-    share = 0.5 * (1 + math.cos(math.pi * done))
-    if kind == "step":
-        share = 0.1 if done >= 0.8 else 1.0
-    for optimiser in optimisers:
-        for group in optimiser.param_groups:
-            group["lr"] = lr * share
-
-
-def move(opt, grads, go=None):
-    """opt.step() with these gradients, one a weight. Where `go`, a 0-d bool on the device, is
-    false, weights and moments stay as they were; a fused optimiser does not tell the host."""
-    for p, grad in zip(opt.param_groups[0]["params"], grads):
-        if grad is not None and grad.stride() != p.stride():
-            grad = torch.empty_like(p).copy_(grad)          # --compile lays some out otherwise, and
-        p.grad = grad                                       # a fused step goes by place in memory
-    fused = opt.defaults.get("fused")
-    if fused:                                               # as GradScaler skips a step
-        opt.found_inf = None if go is None else (~go).float()
-    if fused or go is None or go:
-        opt.step()
-
-
-def descend(losses, opts, moves=None):
-    """Every optimiser one step down a loss of its own, all gradients taken at the weights as they
-    are, each of that optimiser's weights only. moves: of `move`, one an optimiser."""
-    grads = [torch.autograd.grad(loss, opt.param_groups[0]["params"], allow_unused=True,
-                                 retain_graph=opt is not opts[-1])
-             for loss, opt in zip(losses, opts)]
-    for opt, own, go in zip(opts, grads, moves or [None] * len(opts)):
-        move(opt, own, go)
-
-
-def binarize(x, generator):
-    """Pixels (...) drawn as 0 or 1 with their brightness in [0, 1] as probability."""
-    return (torch.rand(x.shape, generator=generator, device=x.device) < x).float()
-
-
-def binarized(split, seed):
-    """The split with pixels drawn once, from the seed, as 0 or 255."""
-    rng, x = make_rng(seed, "binarize", split.device), torch.empty_like(split.x)
-    for grey, drawn in zip(split.x.split(5000), x.split(5000)):
-        drawn.copy_(255 * binarize(grey.float() / 255, rng))
-    return Split(x, split.y, split.factors)
-
-
-@torch.no_grad()
-def over(split, terms, seed):
-    """The mean over a split of terms(x (B, C, H, W), rng), which are means over a batch, 500 images
-    at a time and with a seeded rng."""
-    rng, total = make_rng(seed, "validation", split.device), 0
-    for i in torch.arange(len(split), device=split.x.device).split(500):
-        total += terms(split.images(i), rng) * len(i) / len(split)
-    return total
-
-
-def sample(code, generator):
-    """A code to a tensor (N, d): itself, or a fresh draw from q where it is a pair (mu, logvar)."""
-    if isinstance(code, torch.Tensor):
-        return code
-    mu, logvar = code
-    noise = torch.randn(mu.shape, generator=generator, device=mu.device)
-    return mu + (0.5 * logvar).exp() * noise
-
-
-@torch.no_grad()
-def held_out(terms, enc, dec, split, seed, pool):
-    """The first two of terms(enc, dec, x, noise), means over a whole split, with a seeded z for
-    each image and a partner from the split `pool`: x (2B, C, H, W), noise (2B, Z). Leaves enc and
-    dec in eval mode."""
-    enc.eval(), dec.eval()
-    rng, total = make_rng(seed, "validation", split.device), 0
-    for i in torch.arange(len(split), device=split.device).split(250):
-        x = torch.cat([split.images(i), pool.images(pairs(split, i, rng, pool))])
-        noise = torch.randn(2 * len(i), enc.mu.out_features, generator=rng, device=x.device)
-        total += torch.stack(terms(enc, dec, x, noise)[:2]) * len(i) / len(split)
-    return total.tolist()
-
-
-@torch.no_grad()
-def class_shares(judge, images, n_classes):
-    """What share of images (N, C, H, W) the classifier counts to each class, a list."""
-    return (classes_of(judge, images).bincount(minlength=n_classes) / len(images)).tolist()
-
-
-def classes_of(net, images):
-    """The classifier's classes (N,) of images (N, C, H, W), uint8 or float in [0, 1]."""
-    scale = 255 if images.dtype == torch.uint8 else 1
-    return torch.cat([net(part.float() / scale).argmax(1) for part in images.split(500)])
-
-
-def collapsed(r):
-    """Whether samples show few of the images there are: r has `spread`, their variance over that of
-    real images, and `class_shares`."""
-    return r["spread"] < 0.3 or min(r["class_shares"]) < 0.1 / len(r["class_shares"])
+def notebook(folders):
+    """Writes notebook.ipynb (nbformat 4.5) into the first of these run folders and returns its
+    path. Per run: findings, the script without its command line, the trained networks, the report's
+    tables and figures, and an empty cell for one's own analysis behind each figure. Raises
+    DataError if a folder holds no finished run."""
+    project = Path(__file__).resolve().parent
+    first = Path(folders[0]).resolve()
+    cells = [("code", "import json\nimport os\nimport sys\n\n# data.py and eval.py\nsys.path.insert("
+              f"0, os.path.abspath({os.path.relpath(project, first)!r}))")]
+    for folder in folders:
+        folder = Path(folder).resolve()
+        try:
+            results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+            script = Path(results["script"]).name
+            source = (project / f"{script}.py").read_text(encoding="utf-8")
+            page = (folder / "report.html").read_text(encoding="utf-8")
+        except (OSError, ValueError, KeyError, TypeError):
+            raise DataError(f"{folder} is not the folder of a finished run.") from None
+        body = page.partition("</style>")[2].rpartition("</html>")[0].strip()
+        findings, *parts = re.split(r"\n(?=<h2>|<figure>)", body)
+        cells.append(("markdown", findings))
+        for section in re.split(r"\n(?=# %% )", source):
+            if not section.startswith("# %% Command line"):
+                cells.append(("code", section.strip()))
+        path = os.path.relpath(folder, first)
+        load_cell = f"with open(os.path.join({path!r}, 'results.json')) as file:\n"
+        load_cell += "    results = json.load(file)\n"
+        if (folder / "best.pt").exists():
+            load_cell += f"nets = load(os.path.join({path!r}, 'best.pt'))\n"
+        cells.append(("code", load_cell + "results['summary']"))
+        for part in parts:
+            cells.append(("markdown", part))
+            if part.startswith("<figure>"):
+                cells.append(("markdown", "**Your analysis:**"))
+    content = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}
+    for number, (kind, text) in enumerate(cells):
+        cell = {"id": f"cell-{number}", "cell_type": kind, "metadata": {}, "source": text}
+        if kind == "code":
+            cell.update(outputs=[], execution_count=None)
+        content["cells"].append(cell)
+    write(first / "notebook.ipynb", json.dumps(content, indent=1))
+    return Path(folders[0]) / "notebook.ipynb"
 
 
 # %% The command line
@@ -2146,8 +2037,9 @@ def collapsed(r):
 
 def main(argv=None):
     parser = Parser("eval.py", __doc__)
-    parser.add_argument("command", choices=["table", "fid"])
-    parser.add_argument("what", nargs="+", metavar="PATH", help="table: a folder of runs. fid: two "
+    parser.add_argument("command", choices=["table", "notebook", "fid"])
+    parser.add_argument("what", nargs="+", metavar="PATH", help="table: a folder of runs. "
+                        "notebook: folders of runs. fid: two "
                         "of folders of images and sets of data.py (their test images); the second "
                         "one, or a set, decides the size")
     add = parser.add_argument_group("fid").add_argument
@@ -2162,6 +2054,8 @@ def main(argv=None):
         if len(args.what) != 1:
             parser.error("table needs one folder")
         print(table(args.what[0]))
+    elif args.command == "notebook":
+        print(notebook(args.what))
     else:
         if len(args.what) != 2:
             parser.error("fid needs two sides")

@@ -1,566 +1,690 @@
-"""A VAE, the same VAE with a flow for a prior, and a GAN, with as many weights each, compared.
+"""A VAE, the same VAE with a RealNVP prior, and a GAN of the same size, compared.
 
-Kingma, Welling, ICLR 2014, arxiv.org/abs/1312.6114; RealNVP: Dinh, Sohl-Dickstein, Bengio, ICLR
-2017, arxiv.org/abs/1605.08803; GAN: Goodfellow et al., NIPS 2014, arxiv.org/abs/1406.2661, with the
-networks of Radford et al. (DCGAN), ICLR 2016, arxiv.org/abs/1511.06434. In go images; out come
-decoders that draw them. Written to runs/flowvae_gan-<data>: curves, samples as training goes on,
-interpolations, and one table with Frechet distance, likelihood, weights and seconds.
+VAE: Kingma and Welling 2014, https://arxiv.org/abs/1312.6114; RealNVP: Dinh et al. 2017,
+https://arxiv.org/abs/1605.08803; GAN: Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661, with
+the networks of DCGAN, https://arxiv.org/abs/1511.06434. Input: images. Output: decoders that draw
+images from z.
 
-  vae:   E_q(z|x)[-log p(x|z)] + KL(q(z|x) || N(0, I)), q(z|x) = N(mu, diag sigma^2)
-  flow:  E_q(z|x)[-log p(x|z) + log q(z|x) - log p(z)], log p(z) = log N(f(z); 0, I) + log|det f'|
-         f: RealNVP.forward, one determinant an image; samples are f^-1(u), u ~ N(0, I). log p(z)
-         is taken at one z a step, E_q[log q] in closed form (kl_to_flow)
-  gan:   Dis -log Dis(x) - log(1 - Dis(Gen(z))), Gen -log Dis(Gen(z)), the non-saturating loss
+    VAE:   E_q(z|x)[-log p(x|z)] + KL(q(z|x) || N(0, I)), q(z|x) = N(mu, sigma^2)
+    flow:  E_q(z|x)[-log p(x|z) + log q(z|x) - log p(z)],
+           log p(z) = log N(f(z); 0, I) + log|det df/dz|; f is RealNVP.forward
+    GAN:   Dis minimizes -log Dis(x) - log(1 - Dis(Gen(z))), Gen minimizes -log Dis(Gen(z)),
+           the non-saturating loss
+vae_losses computes the first two (E_q[log q] in closed form, log p(z) at one z), gan_losses the
+third. --flow-fit joint trains the flow with its VAE; after fits it to the codes of the finished
+VAE, where it gains at most KL(q(z) || N(0, I)) with q(z) the mean of q(z|x) over images.
 
---flow-fit joint trains the flow with its VAE, after fits it to the codes of the finished VAE, which
-gains at most KL(q(z) || N(0, I)), q(z) the mean of q(z|x) over images. Terms are nats an image, a
-mean over the batch. Pixels are Bernoullis (grey) or logistics cut into 256 bins (colour: bits/dim
-count). On MNIST they are drawn as 0 or 1 for the VAEs, at every step and once for what is measured.
+Loss terms are nats per image: sums over pixels or latents, means over images. Pixels are Bernoullis
+(grey) or logistics cut into 256 bins (colour). On MNIST the VAEs see pixels drawn as 0 or 1: afresh
+in each step, and once for everything that is measured.
 
-  python flowvae_gan.py --epochs 12           # MNIST, all four, 45 minutes on a core: see README
-  python flowvae_gan.py --model gan --data fashion
-  python flowvae_gan.py --data svhn --width 64
+    python flowvae_gan.py --epochs 12           # MNIST, all models, 45 minutes on one core
+    python flowvae_gan.py --data svhn --width 64
 
-Departures: Enc is Dis's trunk, Dec is Gen, all of DCGAN's shapes (28 pixels end in 3x3), half as
-wide (--width 64 is theirs); what Dec and Gen draw starts at the mean image. The flow is 8 couplings
-of MLPs with scales bounded by 2 tanh, and the identity at first; for a tenth of training the KL's
-weight rises from 0 to 1, since a code may die under a joint flow. Dis is to give real images 0.9,
-which holds it back. VAE and flow: Adam 1e-3; GAN: 2e-4, beta1 0.5, all on a cosine. Saved are each
-VAE's epoch of the lowest validation loss and the GAN's last. Lines between codes are straight, for
-the GAN too.
+Departures from the papers:
+- Enc has the layers of Dis, Dec those of Gen: DCGAN's shapes at half the width. What Dec and Gen
+  draw starts at the mean image.
+- The flow has 8 couplings of MLPs, scales bounded by exp(2), and starts as the identity. The KL
+  weight rises from 0 over a tenth of training, because a code may die under a joint flow.
+- Dis aims at 0.9 for real images (one-sided label smoothing).
 """
 import argparse
-import contextlib
-import copy
 import math
-import time
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data import DataError, batches, load as load_data, pick
-from eval import (SideBySideRun as Run, accelerate, adam, binarize, binarized, class_shares,
-                  classifier, collapsed, columns, decay, decode, descend, encode, fid, filled,
-                  flags, grid, load_nets, log_marginal, log_normal, make_rng, mean_nats, number,
-                  over, parse, percent, run_command, sample)
+from data import Split, batches, load as load_data
+from eval import (Run, classifier, common_flags, cosine, curves, decode, encode, fid, grid,
+                  load_networks, log_marginal, log_normal, make_rng, mean_nats, number, parse,
+                  percent, run_command, set_lr)
 
-NAMES = {"vae": "VAE", "flow_joint": "joint flow", "flow_after": "flow after", "gan": "GAN"}
-PARTS = {"vae": ("dec", "enc"), "flow_joint": ("dec", "enc", "flow"), "flow_after": ("flow",),
-         "gan": ("dec", "disc")}                            # of each model; dec of the GAN is Gen
-SMOKE = dict(data="digits", limit=800, epochs=2, width=8, nll_k=20, nll_n=50)
-
+NAMES = {"vae": "VAE", "flow_joint": "joint flow", "flow_after": "flow fitted after", "gan": "GAN"}
+SMOKE = dict(data="digits", limit=800, batch_size=32, epochs=20, width=8, gan_lr=1e-3, nll_k=20,
+             nll_n=50)
 
 # %% Networks
 
 
-def stages(shape, args):
-    """[(side, maps)] from the image to 4 pixels or fewer: (28, 1), (14, 32), (7, 64), (3, 128)."""
-    found = [(shape[1], shape[0])]
-    while found[-1][0] > 4:
-        found.append((found[-1][0] // 2, args["width"] * 2 ** (len(found) - 1)))
-    return found
+def dcgan_init(module):
+    """Weights ~ N(0, 0.02^2), those of batch norm ~ N(1, 0.02^2), as in DCGAN's code."""
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
 
 
-def trunk(shape, args):
-    """Layers from images (B, C, H, W) to (B, 2 Z), DCGAN's discriminator but for its last one."""
-    way, layers = stages(shape, args), []
-    for (_, before), (_, after) in zip(way, way[1:]):       # side 28, 14, 7, 3
-        layers += [nn.Conv2d(before, after, 4, 2, 1), nn.BatchNorm2d(after), nn.LeakyReLU(0.2)]
-    del layers[1]                                           # no norm behind the first
-    return [*layers, nn.Conv2d(way[-1][1], 2 * args["z_dim"], way[-1][0]), nn.Flatten()]
+def trunk(shape, width, z_dim):
+    """Layers from images (B, C, H, H) to (B, 2 Z): DCGAN's discriminator without its last one."""
+    channels, size, _ = shape
+    layers = [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]           # (B, 32, 14, 14)
+    size = size // 2
+    while size > 4:                                         # (B, 64, 7, 7), (B, 128, 3, 3)
+        layers += [nn.Conv2d(width, 2 * width, 4, 2, 1), nn.BatchNorm2d(2 * width),
+                   nn.LeakyReLU(0.2)]
+        width = 2 * width
+        size = size // 2
+    return [*layers, nn.Conv2d(width, 2 * z_dim, size), nn.Flatten()]
 
 
 class Encoder(nn.Module):
-    """x (B, C, H, W) -> mu (B, Z), logvar (B, Z) of q(z|x), always log sigma^2."""
+    """x (B, C, H, H) -> mu (B, Z), logvar (B, Z) of q(z|x)."""
 
-    def __init__(self, shape, args):
+    def __init__(self, shape, width, z_dim):
         super().__init__()
-        self.net = nn.Sequential(*trunk(shape, args)).apply(dcgan_init)
+        self.net = nn.Sequential(*trunk(shape, width, z_dim)).apply(dcgan_init)
 
     def forward(self, x):
         return self.net(2 * x - 1).chunk(2, 1)
 
 
 class Discriminator(nn.Module):
-    """x (B, C, H, W) -> logits of x being real (B,): Enc's shapes and one layer more."""
+    """x (B, C, H, H) -> logits (B,) that x is real; the layers of Enc and one more."""
 
-    def __init__(self, shape, args):
+    def __init__(self, shape, width, z_dim):
         super().__init__()
-        self.net = nn.Sequential(*trunk(shape, args), nn.LeakyReLU(0.2),
-                                 nn.Linear(2 * args["z_dim"], 1)).apply(dcgan_init)
+        self.net = nn.Sequential(*trunk(shape, width, z_dim), nn.LeakyReLU(0.2),
+                                 nn.Linear(2 * z_dim, 1)).apply(dcgan_init)
 
     def forward(self, x):
         return self.net(2 * x - 1)[:, 0]
 
 
 class Decoder(nn.Module):
-    """z (..., Z) -> logits of pixels (..., C, H, W); their sigmoid is the image in [0, 1]."""
+    """z (..., Z) -> logits of pixels (..., C, H, H); their sigmoid is the image in [0, 1]."""
 
-    def __init__(self, shape, args):
+    def __init__(self, shape, width, z_dim):
         super().__init__()
-        way = stages(shape, args)[::-1]
-        layers = [nn.Unflatten(1, (-1, 1, 1)), nn.ConvTranspose2d(args["z_dim"], *way[0][::-1])]
-        for (side, before), (twice, after) in zip(way, way[1:]):        # side 3, 7, 14, 28
-            layers += [nn.BatchNorm2d(before), nn.ReLU(),
-                       nn.ConvTranspose2d(before, after, 4, 2, 1, twice - 2 * side)]
-        layers[-1].bias = None                              # but the picture's, which train starts
-        self.bias = nn.Parameter(torch.zeros(*shape))       # at the mean image
+        channels, size, _ = shape
+        sizes = [size]
+        while sizes[-1] > 4:                                # 28, 14, 7, 3
+            sizes.append(sizes[-1] // 2)
+        maps = width * 2**(len(sizes) - 2)
+        size = sizes.pop()
+        layers = [nn.Unflatten(1, (-1, 1, 1)), nn.ConvTranspose2d(z_dim, maps, size, bias=False)]
+        while sizes:                                        # (B, 128, 3, 3), (B, 64, 7, 7), ...
+            target = sizes.pop()
+            maps_out = maps // 2 if sizes else channels
+            layers += [nn.BatchNorm2d(maps), nn.ReLU(),
+                       nn.ConvTranspose2d(maps, maps_out, 4, 2, 1, target - 2 * size, bias=False)]
+            maps = maps_out
+            size = target
         self.net = nn.Sequential(*layers).apply(dcgan_init)
-        self.log_scale = nn.Parameter(torch.full((shape[0], 1, 1), -3.0))   # of the logistics
+        self.bias = nn.Parameter(torch.zeros(*shape))       # training starts it at the mean image
+        self.log_scale = nn.Parameter(torch.full((channels, 1, 1), -3.0))       # of the logistics
 
     def forward(self, z):
         return self.net(z.flatten(0, -2)).unflatten(0, z.shape[:-1]) + self.bias
 
 
-def dcgan_init(module):
-    """As released: deviation 0.02 around 0, for batch norm's gains around 1."""
-    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d)):
-        nn.init.normal_(module.weight, float(isinstance(module, nn.BatchNorm2d)), 0.02)
-
-
 class RealNVP(nn.Module):
-    """The prior p(z): f maps z (..., Z) to u, which is N(0, I), by couplings that keep every other
-    latent and scale and shift the rest by what they see in those; the next keeps the rest."""
+    """The prior p(z): f maps z (..., Z) to u, which is N(0, I). Each coupling layer leaves every
+    other latent unchanged and predicts scale and shift of the rest from them (section 3)."""
 
-    def __init__(self, z_dim, couplings=8, hidden=128):
+    def __init__(self, z_dim, couplings, hidden=128):
         super().__init__()
         masks = (torch.arange(z_dim) + torch.arange(couplings)[:, None]) % 2
-        self.register_buffer("masks", masks.float())        # 1: kept
-        self.nets = nn.ModuleList(nn.Sequential(
-            nn.Linear(z_dim, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(),
-            nn.Linear(hidden, 2 * z_dim)) for _ in range(couplings))
-        for net in self.nets:                               # the identity at first
-            nn.init.zeros_(net[-1].weight)
-            nn.init.zeros_(net[-1].bias)
+        self.register_buffer("masks", masks.float())        # 1: unchanged
+        self.nets = nn.ModuleList()
+        for _ in range(couplings):
+            last = nn.Linear(hidden, 2 * z_dim)
+            nn.init.zeros_(last.weight)                     # the identity at first
+            nn.init.zeros_(last.bias)
+            self.nets.append(nn.Sequential(nn.Linear(z_dim, hidden), nn.SiLU(),
+                                           nn.Linear(hidden, hidden), nn.SiLU(), last))
 
     def scale_shift(self, k, z):
-        """s and t (..., Z) of coupling k, |s| <= 2, both 0 for what it keeps."""
+        """s and t (..., Z) of coupling k, |s| <= 2, both 0 for what it leaves unchanged."""
         s, t = self.nets[k](self.masks[k] * z).chunk(2, -1)
         return (1 - self.masks[k]) * 2 * s.tanh(), (1 - self.masks[k]) * t
 
     def forward(self, z):
-        """u (..., Z) of z (..., Z), and log|det du/dz| (...), one number an image."""
+        """u (..., Z) of z (..., Z), and log|det du/dz| (...), one number per image."""
         log_det = 0
         for k in range(len(self.nets)):
             s, t = self.scale_shift(k, z)
-            z, log_det = (z - t) * (-s).exp(), log_det - s.sum(-1)
+            z = (z - t) * (-s).exp()
+            log_det = log_det - s.sum(-1)
         return z, log_det
 
     def inverse(self, u):
-        """z (..., Z) of u (..., Z): a sample of the prior where u is one of N(0, I)."""
+        """z (..., Z) of u (..., Z): a sample of the prior if u is one of N(0, I)."""
         for k in reversed(range(len(self.nets))):
-            s, t = self.scale_shift(k, u)                   # what k keeps is the same in u and z
+            s, t = self.scale_shift(k, u)                   # the unchanged latents determine both
             u = u * s.exp() + t
         return u
 
     def log_prob(self, z):
-        """log p(z) in nats (...)."""
+        """log p(z) in nats, (...) of z (..., Z)."""
         u, log_det = self(z)
         return log_normal(u) + log_det
 
 
-def models(args):
-    """Names of the models to train; a flow that is fitted after needs the VAE."""
-    flows = [f"flow_{fit}" for fit in args["flow_fit"] if "flow" in args["model"]]
-    wanted = {*args["model"], *flows, "vae" if "flow_after" in flows else None}
+def model_names(args):
+    """The models to train, in the order of NAMES. A flow that is fitted after needs the VAE."""
+    wanted = set(args["model"])
+    if "flow" in wanted:
+        wanted.update("flow_" + fit for fit in args["flow_fit"])
+    if "flow_after" in wanted:
+        wanted.add("vae")
     return [name for name in NAMES if name in wanted]
 
 
 def build(shape, args):
-    """The networks by name, such as vae_enc and flow_joint_flow: PARTS of the models that --model
-    and --flow-fit name. Both VAEs start from the same weights."""
-    make = {"dec": Decoder, "enc": Encoder, "disc": Discriminator,
-            "flow": lambda *_: RealNVP(args["z_dim"], args["couplings"])}
-    nets = {}
-    for name in models(args):
-        with torch.random.fork_rng(devices=[]):
+    """{"vae": {"enc", "dec"}, "flow_joint": {"enc", "dec", "flow"}, "flow_after": {"flow"}, "gan":
+    {"gen", "disc"}} for images of `shape` (C, H, W), without the models that are not trained. Both
+    VAEs start from the same weights."""
+    size = (shape, args["width"], args["z_dim"])
+    models = {}
+    for model in model_names(args):
+        with torch.random.fork_rng(devices=[]):             # leaves a notebook's generator alone
             torch.manual_seed(args["seed"])
-            nets |= {f"{name}_{part}": make[part](shape, args) for part in PARTS[name]}
-    return nets
-
-
-def parts_of(nets, name):
-    """(enc, dec, flow) of a model, None for what it has not; flow_after has those of the VAE."""
-    home = "vae" if name == "flow_after" else name
-    return [nets[key] if key in nets else None
-            for key in (f"{home}_enc", f"{home}_dec", f"{name}_flow")]
+            nets = {}
+            if model == "gan":
+                nets = {"gen": Decoder(*size), "disc": Discriminator(*size)}
+            elif model != "flow_after":
+                nets = {"enc": Encoder(*size), "dec": Decoder(*size)}
+            if model in ("flow_joint", "flow_after"):
+                nets["flow"] = RealNVP(args["z_dim"], args["couplings"])
+            models[model] = nets
+    return models
 
 
 def load(path, device="cpu"):
-    """The trained networks of a checkpoint such as RUN/best.pt, by the names of `build`."""
-    return load_nets(path, "flowvae_gan", build, device)
+    """The trained networks of a checkpoint such as RUN/best.pt, {model: networks} as in `build`."""
+    return load_networks(path, "flowvae_gan", build, device)
 
 
 # %% Objective
 
 
 def kl_divergence(mu, logvar):
-    """KL(N(mu, sigma^2) || N(0, 1)) in nats, elementwise (Kingma, Welling, appendix B)."""
-    return 0.5 * (mu.square() + logvar.exp() - logvar - 1)
+    """KL(N(mu, sigma^2) || N(0, I)) in nats, (B,) of mu and logvar (B, Z)."""
+    return 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(1)
+
+
+def kl_to_flow(mu, logvar, z, flow):
+    """An estimate (B,) of KL(q(z|x) || p(z)) from one z (B, Z): E_q[log q] in closed form, log p(z)
+    at z, because there is none for a flow."""
+    return -0.5 * (1 + math.log(2 * math.pi) + logvar).sum(1) - flow.log_prob(z)
 
 
 def bernoulli_log_likelihood(x, logits):
-    """log p(x|z) in nats (...) of pixels x (..., C, H, W) in [0, 1] under Bernoullis with these
-    logits: the sum of x log p + (1 - x) log(1 - p), from logits, where log(0) does not occur. On
-    grey pixels the expectation over images binarised at random."""
+    """log p(x|z) in nats, (...) of pixels x in [0, 1] and logits, both (..., C, H, W)."""
     bce = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none")
     return -bce.flatten(-3).sum(-1)
 
 
 def logistic_log_likelihood(x, logits, log_scale):
-    """log p(x|z) in nats (...) of x (..., C, H, W), whole multiples of 1/255, under logistics with
+    """log p(x|z) in nats, (...) of x (..., C, H, W), whole multiples of 1/255, under logistics with
     mean sigmoid(logits), cut into 256 bins around those; the outer two reach to infinity.
 
-    A bin from a to b, in units of the scale: sigmoid(b) - sigmoid(a), which is
+    A bin from a to b, in units of the scale, has sigmoid(b) - sigmoid(a), which is
     sigmoid(b) sigmoid(-a) (1 - exp(a - b)), exact also far from the mean."""
     scale = log_scale.exp()
-    middle, half = (x - logits.sigmoid()) / scale, 0.5 / 255 / scale
-    below, above = F.logsigmoid(middle + half), F.logsigmoid(half - middle)
+    middle = (x - logits.sigmoid()) / scale
+    half = 0.5 / 255 / scale
+    below = F.logsigmoid(middle + half)
+    above = F.logsigmoid(half - middle)
     inner = below + above + torch.log(-torch.expm1(-2 * half))
     log_p = inner.where(x > 0.5 / 255, below).where(x < 254.5 / 255, above)
     return log_p.flatten(-3).sum(-1)
 
 
-def log_likelihood(dec, x, logits, args):
-    """log p(x|z) (...) by --likelihood."""
-    if args.likelihood == "bernoulli":
+def log_likelihood(dec, x, logits, likelihood):
+    """log p(x|z) in nats, (...), of pixels that are "bernoulli" or "logistic"."""
+    if likelihood == "bernoulli":
         return bernoulli_log_likelihood(x, logits)
     return logistic_log_likelihood(x, logits, dec.log_scale)
 
 
-def kl_to_flow(mu, logvar, z, flow):
-    """An estimate (B,) of KL(q(z|x) || p(z)) from one z (B, Z): E_q[log q] in closed form, log p at
-    z, since a flow's has none."""
-    return -0.5 * (1 + math.log(2 * math.pi) + logvar).sum(-1) - flow.log_prob(z)
-
-
-def vae_loss(enc, dec, flow, x, noise, args, autocast):
-    """(-log p(x|z), KL to N(0, I) or to the flow), means in nats an image; noise (B, Z)."""
-    with autocast():                                        # the flow is float32 with --amp, too
-        mu, logvar = (part.to(x.dtype) for part in enc(x))
+def vae_losses(enc, dec, flow, x, noise, likelihood, autocast):
+    """-log p(x|z) and KL to N(0, I), or to the flow unless it is None: means over images in nats.
+    x (B, C, H, W), noise (B, Z) from N(0, I)."""
+    with autocast:                                          # likelihood and flow stay in float32
+        mu, logvar = enc(x)
+        mu = mu.to(x.dtype)
+        logvar = logvar.to(x.dtype)
         z = mu + (0.5 * logvar).exp() * noise
         logits = dec(z).to(x.dtype)
-    recon = -log_likelihood(dec, x, logits, args).mean()
-    kl = kl_to_flow(mu, logvar, z, flow) if flow else kl_divergence(mu, logvar).sum(-1)
-    return torch.stack([recon, kl.mean()])
+    recon = -log_likelihood(dec, x, logits, likelihood)
+    kl = kl_divergence(mu, logvar) if flow is None else kl_to_flow(mu, logvar, z, flow)
+    return recon.mean(), kl.mean()
 
 
-def gan_losses(gen, disc, x, z, target=1.0):
-    """What Gen and Dis minimise, in nats, and what Dis gives x (B, C, H, W) and Gen(z), z (B, Z),
-    in [0, 1]: four means over images. `target` is what x is to get: 1 for -log Dis(x) -
-    log(1 - Dis(Gen(z))), less so that Dis does not grow too sure."""
-    real, fake = disc(x).float(), disc(gen(z).sigmoid()).float()    # apart, for batch norm
-    dis = F.softplus(real) - target * real + F.softplus(fake)       # cross entropies, (B,)
-    return torch.stack([part.mean() for part in
-                        (F.softplus(-fake), dis, real.sigmoid(), fake.sigmoid())])
+def gan_losses(real, fake, real_label):
+    """Losses of Gen and Dis in nats from Dis's logits of real images and of Gen(z), (B,) each.
+    real_label: the target of Dis for real images."""
+    real = real.float()
+    fake = fake.float()
+    loss_real = F.binary_cross_entropy_with_logits(real, torch.full_like(real, real_label))
+    return F.softplus(-fake).mean(), loss_real + F.softplus(fake).mean()
 
 
 # %% Training
 
 
-def gan_step(gen, disc, opts, x, z, autocast, losses=gan_losses, target=1.0):
-    """One pass of x and Gen(z) through Dis; Gen and Dis each go down their own loss."""
-    with autocast():
-        terms = losses(gen, disc, x, z, target)
-    descend(terms[:2], opts)
-    return terms.detach()
+def binarize(x, rng):
+    """Pixels (...) drawn as 0 or 1 with their brightness in [0, 1] as probability."""
+    return (torch.rand(x.shape, generator=rng, device=x.device) < x).float()
 
 
-def train(run, data, seen):
-    """Trains the models in turn, an epoch each, on draws of their own. seen: the splits as the VAEs
-    are measured on them, binarised once where --binarize is on."""
-    args, device, split = run.args, run.device, data.train
-    best = {name: net.to(device) for name, net in build(run.shape, vars(args)).items()}
-    print("weights:", ", ".join(f"{name} {weights(net):,}" for name, net in best.items()))
-    mean = split.mean_image().clamp(0.001, 0.999).logit()
-    for dec in (net for name, net in best.items() if name.endswith("dec")):
-        dec.bias.data = mean.clone()
-    now, opts = nn.ModuleDict(copy.deepcopy(best)), {}
-    parts = {f"now_{name}": net for name, net in now.items()}
-    trained = [name for name in models(vars(args)) if name != "flow_after"]
-    for name in trained:                                    # one Adam a VAE, Gen and Dis one each
-        gan, own = name == "gan", [now[f"{name}_{part}"] for part in PARTS[name]]
-        opts[name] = ([adam(net, lr=args.gan_lr, beta1=0.5) for net in own] if gan else
-                      [adam(*own, lr=args.lr)])
-        parts |= {f"opt_{name}_{i}": opt for i, opt in enumerate(opts[name])}
-        parts[f"rng_{name}"] = torch.Generator(device).manual_seed(args.seed)
-    ten = torch.randn(10, args.z_dim, generator=torch.Generator().manual_seed(args.seed)).to(device)
-    cast, loss, adversary = accelerate(args, device, vae_loss, gan_losses)
-    batch = min(args.batch_size, len(split))
-    steps = len(split) // batch
-    done = run.resume(best, **parts)
-    run.kept.pop("flow_after", None)                        # of a VAE that trains on
-    for epoch in range(done, args.epochs):
-        row = {}
-        for m, name in enumerate(trained):
-            start, rng, terms, gan = time.perf_counter(), parts[f"rng_{name}"], [], name == "gan"
-            enc, dec, flow = parts_of(now.train(), name)
-            for i, index in enumerate(batches(split, batch, rng)):
-                share = (epoch + i / steps) / args.epochs
-                decay(opts[name], args.gan_lr if gan else args.lr, share)
-                x = split.images(index)
-                noise = torch.randn(batch, args.z_dim, generator=rng, device=device)
-                if gan:
-                    term = gan_step(dec, now["gan_disc"], opts[name], x, noise, cast, adversary,
-                                    args.real_target)
-                else:
-                    x = binarize(x, rng) if args.binarize else x
-                    term = loss(enc, dec, flow, x, noise, args, cast)
-                    beta = 1 if share >= args.warm_up else share / args.warm_up
-                    descend([term[0] + beta * term[1]], opts[name])
-                terms.append(term.detach())
-                run.progress(epoch, m * steps + i + 1, len(trained) * steps)
-            columns = ("gen", "dis", "d_real", "d_fake") if gan else ("recon", "kl")
-            row |= run.means([f"{name}_{column}" for column in columns], terms)
-            now.eval()
-            if gan:
-                for key in ("train", "val"):                # as many images of train as of val
-                    x = getattr(data, key).images(slice(len(data.val)))
-                    row[f"gan_{key}"] = decode(now["gan_disc"], x).sigmoid().mean().item()
-            else:
-                row[f"{name}_train"] = row[f"{name}_recon"] + row[f"{name}_kl"]
-                row[f"{name}_val"] = held_out(enc, dec, flow, seen["val"], args)
-            if gan or all(row[f"{name}_val"] < past[f"{name}_val"] for past in run.history):
-                for part in PARTS[name]:
-                    best[f"{name}_{part}"].load_state_dict(now[f"{name}_{part}"].state_dict())
-            if epoch == 0 or (epoch + 1) % 10 == 0:
-                z = flow.inverse(ten) if flow else ten
-                run.kept[f"{NAMES[name]}, epoch {epoch + 1}"] = decode(dec, z).sigmoid()
-            row[f"{name}_seconds"] = time.perf_counter() - start
-        run.log(len(trained) * steps * batch, **row)
-        run.save(-epoch, best, **parts)                     # every epoch is the lowest so far
-    if "flow_after_flow" in best:
-        with run.doing("flow on the codes of the finished VAE"):
-            codes = [encode(best["vae_enc"].eval(), seen[key]) for key in ("train", "val")]
-            fresh = copy.deepcopy(now["flow_after_flow"])
-            best["flow_after_flow"], run.kept["flow_after"] = fit_flow(fresh, *codes, args)
-        run.save(0.5 - args.epochs, best, **parts)
+def measured_split(split, args):
+    """The split as the VAEs are measured on it: with --binarize pixels drawn once, as 0 or 255."""
+    if not args.binarize:
+        return split
+    rng = make_rng(args.seed, "binarize", split.device)
+    parts = [255 * binarize(part.float() / 255, rng) for part in split.x.split(5000)]
+    return Split(torch.cat(parts).byte(), split.y, split.factors)
 
 
-def fit_flow(flow, train, val, args):
-    """Fits a flow to codes, (mu (N, Z), logvar (N, Z)) each, by maximum likelihood of z ~ q(z|x)
-    drawn afresh at every step. Returns it as of the epoch with the lowest loss on val, and its
-    curve (epochs, 3): -log p(z) in nats on train and on val, and seconds."""
-    device, n, batch = train[0].device, len(train[0]), min(args.batch_size, len(train[0]))
-    rng, curve = torch.Generator(device).manual_seed(args.seed), []
-    opt = adam(flow, lr=args.lr)
-    val = sample(tuple(val), rng)
-    for epoch in range(args.epochs):
-        start, losses = time.perf_counter(), []
-        for i, index in enumerate(torch.randperm(n, generator=rng, device=device).split(batch)):
-            decay([opt], args.lr, (epoch + i * batch / n) / args.epochs)
-            loss = -flow.log_prob(sample(tuple(part[index] for part in train), rng)).mean()
-            descend([loss], [opt])
-            losses.append(loss.detach())
+def start_at_mean_image(dec, split):
+    """Sets the output bias of a decoder or generator."""
+    dec.bias.data = split.mean_image().clamp(0.001, 0.999).logit()
+
+
+def snapshot(run, model, epoch, dec, flow=None):
+    """Keeps ten samples of the first and of every tenth epoch, from the same draws of N(0, I)."""
+    if epoch == 0 or (epoch + 1) % 10 == 0:
+        rng = make_rng(run.args.seed, "snapshot")
+        u = torch.randn(10, run.args.z_dim, generator=rng).to(run.device)
         with torch.no_grad():
-            found = [torch.stack(losses).mean().item(), -flow.log_prob(val).mean().item()]
-        if not all(map(math.isfinite, found)):
-            raise DataError(f"The flow's loss is not finite in its epoch {epoch + 1}: lower --lr; "
-                            "the VAE's checkpoint stays.")
-        if all(found[1] < row[1] for row in curve):
-            best = copy.deepcopy(flow)
-        curve.append([*found, time.perf_counter() - start])
-    return best, torch.tensor(curve)
+            z = u if flow is None else flow.inverse(u)
+            run.kept[f"{NAMES[model]}, epoch {epoch + 1}"] = dec(z).sigmoid()
 
 
-def held_out(enc, dec, flow, split, args):
-    """A VAE's loss over a split, in nats an image, with seeded z."""
-    def loss(x, rng):
-        noise = torch.randn(len(x), args.z_dim, generator=rng, device=x.device)
-        return vae_loss(enc, dec, flow, x, noise, args, contextlib.nullcontext).sum()
-    return over(split, loss, args.seed).item()
+@torch.no_grad()
+def validation_loss(nets, split, args):
+    """The bound of a VAE in nats per image, with a seeded z, the mean over a split."""
+    rng = make_rng(args.seed, "validation", split.device)
+    autocast = torch.autocast(split.device.type, enabled=False)
+    total = 0
+    for idx in torch.arange(len(split), device=split.device).split(500):
+        noise = torch.randn(len(idx), args.z_dim, generator=rng, device=split.device)
+        recon, kl = vae_losses(nets["enc"], nets["dec"], nets.get("flow"), split.images(idx), noise,
+                               args.likelihood, autocast)
+        total += (recon + kl) * len(idx) / len(split)
+    return total.item()
 
 
-def weights(net):
-    """How many numbers a network learns."""
-    return sum(p.numel() for p in net.parameters())
+def train_vae(run, data, model):
+    """Trains "vae" or "flow_joint". The best epoch has the lowest bound on validation."""
+    args = run.args
+    device = run.device
+    nets = build(run.shape, vars(args))[model]
+    weights = []
+    for net in nets.values():
+        weights += net.to(device).parameters()
+        if args.compile and net is not nets.get("flow"):    # of which other methods are called
+            net.compile()
+    enc = nets["enc"]
+    dec = nets["dec"]
+    flow = nets.get("flow")
+    start_at_mean_image(dec, data.train)
+    val = measured_split(data.val, args)
+    opt = torch.optim.Adam(weights, lr=args.lr, fused=device.type != "mps")
+    rng = make_rng(args.seed, "training", device)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp, cache_enabled=False)
+    batch_size = min(args.batch_size, len(data.train))
+    steps_per_epoch = len(data.train) // batch_size
+    for epoch in range(run.resume(model, **nets, opt=opt, rng=rng), args.epochs):
+        for net in nets.values():
+            net.train()
+        for step, idx in enumerate(batches(data.train, batch_size, rng)):
+            progress = (epoch + step / steps_per_epoch) / args.epochs
+            set_lr(opt, args.lr * cosine(progress))
+            kl_weight = min(1.0, progress / args.kl_warmup) if args.kl_warmup else 1.0
+            x = data.train.images(idx)
+            if args.binarize:
+                x = binarize(x, rng)
+            noise = torch.randn(len(x), args.z_dim, generator=rng, device=device)
+            recon, kl = vae_losses(enc, dec, flow, x, noise, args.likelihood, autocast)
+            loss = recon + kl_weight * kl
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            run.track(recon=recon, kl=kl, train=recon + kl)
+        for net in nets.values():
+            net.eval()
+        snapshot(run, model, epoch, dec, flow)
+        val_loss = validation_loss(nets, val, args)
+        run.end_epoch(score=val_loss, val=val_loss)
+
+
+def fit_flow(run, data):
+    """Fits "flow_after" to the codes of the finished VAE, by maximum likelihood of a fresh z ~
+    q(z|x) in each step. The best epoch has the highest likelihood of codes of validation images."""
+    args = run.args
+    device = run.device
+    enc = build(run.shape, vars(args))["vae"]["enc"]
+    enc.load_state_dict(run.models["vae"]["nets"]["enc"])   # of the best epoch
+    enc.to(device).eval()
+    mu, logvar = encode(enc, measured_split(data.train, args))
+    val_mu, val_logvar = encode(enc, measured_split(data.val, args))
+    rng = make_rng(args.seed, "training", device)
+    noise = torch.randn(val_mu.shape, generator=make_rng(args.seed, "flow", device), device=device)
+    val_z = val_mu + (0.5 * val_logvar).exp() * noise
+    flow = build(run.shape, vars(args))["flow_after"]["flow"].to(device)
+    opt = torch.optim.Adam(flow.parameters(), lr=args.lr, fused=device.type != "mps")
+    batch_size = min(args.batch_size, len(mu))
+    steps_per_epoch = len(mu) // batch_size
+    for epoch in range(run.resume("flow_after", flow=flow, opt=opt, rng=rng), args.epochs):
+        for step, idx in enumerate(batches(data.train, batch_size, rng)):
+            set_lr(opt, args.lr * cosine((epoch + step / steps_per_epoch) / args.epochs))
+            noise = torch.randn(len(idx), args.z_dim, generator=rng, device=device)
+            loss = -flow.log_prob(mu[idx] + (0.5 * logvar[idx]).exp() * noise).mean()
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            run.track(train=loss)
+        with torch.no_grad():
+            val_loss = -flow.log_prob(val_z).mean().item()
+        run.end_epoch(score=val_loss, val=val_loss)
+
+
+def train_gan(run, data):
+    """Trains "gan". The last epoch is kept: a loss against an adversary does not rank epochs."""
+    args = run.args
+    device = run.device
+    nets = build(run.shape, vars(args))["gan"]
+    for net in nets.values():
+        net.to(device)
+        if args.compile:
+            net.compile()
+    gen = nets["gen"]
+    disc = nets["disc"]
+    start_at_mean_image(gen, data.train)
+    of_gen = list(gen.parameters())
+    of_disc = list(disc.parameters())
+    opt = torch.optim.Adam(of_gen + of_disc, lr=args.gan_lr, betas=(0.5, 0.999),
+                           fused=device.type != "mps")
+    rng = make_rng(args.seed, "training", device)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp, cache_enabled=False)
+    batch_size = min(args.batch_size, len(data.train))
+    steps_per_epoch = len(data.train) // batch_size
+    for epoch in range(run.resume("gan", **nets, opt=opt, rng=rng), args.epochs):
+        gen.train()
+        disc.train()
+        for step, idx in enumerate(batches(data.train, batch_size, rng)):
+            set_lr(opt, args.gan_lr * cosine((epoch + step / steps_per_epoch) / args.epochs))
+            z = torch.randn(len(idx), args.z_dim, generator=rng, device=device)
+            with autocast:
+                real = disc(data.train.images(idx))         # apart from the fakes: batch norm
+                fake = disc(gen(z).sigmoid())
+            loss_gen, loss_disc = gan_losses(real, fake, args.real_label)
+            opt.zero_grad()
+            loss_gen.backward(inputs=of_gen, retain_graph=True)
+            loss_disc.backward(inputs=of_disc)
+            opt.step()                                      # Adam treats each weight by itself
+            run.track(loss_gen=loss_gen, loss_disc=loss_disc, d_real=real.sigmoid().mean(),
+                      d_fake=fake.sigmoid().mean())
+        gen.eval()
+        disc.eval()
+        snapshot(run, "gan", epoch, gen)
+        with torch.no_grad():                               # what Dis remembers of train images
+            d_train = decode(disc, data.train.images(slice(len(data.val)))).sigmoid().mean().item()
+            d_val = decode(disc, data.val.images(slice(None))).sigmoid().mean().item()
+        run.end_epoch(d_train=d_train, d_val=d_val)
+
+
+def train(run, data):
+    """Trains the models one after the other. What is finished is not trained again, but a flow is
+    fitted again if its VAE trains on."""
+    if len(run.rows("vae")) < run.args.epochs:
+        run.drop("flow_after")
+    for model in model_names(vars(run.args)):
+        if model == "gan":
+            train_gan(run, data)
+        elif model == "flow_after":
+            fit_flow(run, data)
+        else:
+            train_vae(run, data, model)
 
 
 # %% Evaluation
 
+OBJECTIVES = [
+    ("VAE", "Enc: q(z|x), Dec: p(x|z)", "E_q[-log p(x|z)] + KL(q(z|x) || N(0, I))"),
+    ("VAE with flow", "Enc, Dec, and RealNVP: the prior p(z)",
+     "E_q[-log p(x|z) + log q(z|x) - log p(z)]"),
+    ("GAN", "Gen: draws images from z, Dis: probability that an image is real",
+     "Dis: -log Dis(x) - log(1 - Dis(Gen(z))); Gen: -log Dis(Gen(z)), the non-saturating loss")]
 
-def tell_flowvae_gan(run, names, r):
-    """On the models of flowvae_gan.py beside each other; names: {model: words}."""
-    args, there = run.args, {name: r[name] for name in names if r[name]}
-    first = next(iter(there.values()))
-    judge = first["fid"]                                    # None with --fid none
-    pixels = ("logistics in 256 bins" if args.likelihood == "logistic" else
-              f"Bernoullis on {'binarised' if args.binarize else 'grey'} pixels")
-    run.side_by_side("Compared", {names[name]: m for name, m in there.items()}, {
-        "weights of Enc and Dec, or Gen and Dis": "params", "of the flow": "flow_params",
-        "Frechet distance of samples": "fid.value", "of as many train images": "fid.floor",
-        "NLL, nats": "nll.nats", "standard error": "nll.stderr", "bits/dim": "nll.bits_per_dim",
-        "bound, nats": "test_bound", "variance of samples, of test images: 1": "spread",
-        "longest step between two codes, mean: 1": "jump",
-        "certainty between two codes": "sure:%", "seconds": "seconds:,.0f"},
-        " ".join([*filled(first, f"Likelihood: {pixels}; NLL: {{nll.k}} z an image, {{nll.n}} test "
-                          "images; bound: one z, all of them."),
-                  "Between two codes: the nine steps of up to 100 pairs; certainty: a LeNet's "
-                  "largest probability, mean over the eight images between. It names "
-                  f"{percent(r['real_class_acc'])} of real test images.",
-                  *filled(first, "Features: {fid.features}; {fid.n} samples.")]))
-    for name in ("vae", "flow_joint"):
-        if r[name]:
-            row = min(run.history, key=lambda row: row[f"{name}_val"])
-            run.say(f"{names[name]}: in epoch {{epoch:d}}, its best, {{{name}_train:.1f}} nats on "
-                    f"train and {{{name}_val:.1f}} on validation images, the KL "
-                    f"{{{name}_kl:.1f}}" + (": z is dead." if row[f"{name}_kl"] < 0.5 else "."),
-                    row)
-    for name in ("flow_joint", "flow_after"):
-        if r["vae"] and r[name]:
-            bound = r["vae"]["test_bound"] - r[name]["test_bound"]
-            run.say(f"{names[name]}: NLL {{nll.nats:.2f}} nats, {{gain.nats:+.2f}}"
-                    + "".join(filled(r[name], " ± {gain.stderr:.2f}"))
-                    + " nats of log p(x) against N(0, I) on the same images; in the bound "
-                    f"{bound:+.2f}"
-                    + (", which KL(q(z) || N(0, I)) is at least." if name == "flow_after" else
-                       "; here q(z|x) could adapt to the flow."), r[name])
-    if judge:
-        order = sorted(there, key=lambda name: there[name]["fid"]["value"])
-        run.say("Samples, the nearest to real images first (Frechet distance): " + ", ".join(
-            f"{names[name]} {there[name]['fid']['value']:.1f}" for name in order)
-            + f"; as many train images {judge['floor']:.1f}.")
-    sure = max(there, key=lambda name: there[name]["sure"])
-    even = min(there, key=lambda name: there[name]["jump"])
-    run.say(f"Between two codes {names[sure]} shows the clearest classes (certainty "
-            f"{{{sure}.sure:%}}), {names[even]} moves most evenly (longest step "
-            f"{{{even}.jump:.2f}} times the mean).", r)
-    if r["gan"]:
-        last = run.history[-1]
-        won = last["gan_d_real"] > 0.95 * args.real_target and last["gan_d_fake"] < 0.05
-        run.say("GAN: in training Dis gave real images {gan_d_real:%} and samples {gan_d_fake:%}: "
-                f"it has {'won, and teaches Gen little' if won else 'not won'}. Afterwards it "
-                "gives train images {gan_train:%}, new ones {gan_val:%}. Samples vary {spread:%} "
-                "as much as real images, and a LeNet sees the rarest class in "
-                "{class_shares:min%} of them"
-                + (": they have collapsed." if collapsed(r["gan"]) else "."), last | r["gan"])
+
+def n_weights(*nets):
+    """How many numbers these networks learn."""
+    return sum(p.numel() for net in nets for p in net.parameters())
+
+
+def slerp(a, b, t):
+    """Spherical interpolation (T, N, Z) between draws a and b (N, Z) of N(0, I) at t (T,) in
+    [0, 1]: unlike a straight line it stays at norms that draws have."""
+    t = t[:, None, None]
+    if a.shape[1] == 1:                                     # no direction to turn in
+        return (1 - t) * a + t * b
+    angle = F.cosine_similarity(a, b, dim=1)[:, None].clamp(-0.9999, 0.9999).arccos()
+    return (((1 - t) * angle).sin() * a + (t * angle).sin() * b) / angle.sin()
 
 
 @torch.no_grad()
-def interpolate(flow, a, b, steps=10):
-    """Codes (steps, N, Z) on a straight line from a to b (N, Z), of the flow's base space where
-    there is one: mapped there, divided, mapped back."""
-    a, b = (flow(z)[0] if flow else z for z in (a, b))
-    t = torch.linspace(0, 1, steps, device=a.device)[:, None, None]
-    u = (1 - t) * a + t * b
-    return flow.inverse(u) if flow else u
+def measure(run, data, model, nets, net, u, shows):
+    """(samples, interpolations (12, N, C, H, W), results) of one model: decoded from the draws u of
+    N(0, I), through the flow if there is one; net: a classifier."""
+    args = run.args
+    flow = nets.get("flow")
+    dec = nets.get("gen") or nets["dec"]
+    t = torch.linspace(0, 1, 12, device=u.device)
+    path = slerp(u[:100], u[100:200], t)                    # (12, 100, Z)
+    z = u
+    if flow is not None:
+        z = flow.inverse(u)
+        path = flow.inverse(path)
+    samples = decode(dec, z).sigmoid()
+    strip = decode(dec, path.flatten(0, 1)).sigmoid().unflatten(0, path.shape[:2])
+    steps = strip.diff(dim=0).flatten(2).norm(dim=2)        # (11, 100)
+    confidence = net(strip[1:-1].flatten(0, 1)).softmax(1).amax(1)
+    x = data.test.images(slice(None))
+    counts = net.predict(samples).bincount(minlength=len(data.classes))
+    results = {
+        "weights": n_weights(dec, nets.get("disc") or nets["enc"]),
+        "flow_weights": 0 if flow is None else n_weights(flow),
+        "seconds": sum(row["seconds"] for row in run.rows(model)),
+        "fid": fid(args.fid, data, args.data_dir, samples, args.seed, shows),
+        "variance_ratio": (samples.var(0).sum() / x.var(0).sum()).item(),
+        "class_frequencies": (counts / len(samples)).tolist(),
+        "max_step_ratio": (steps.amax(0) / steps.mean(0).clamp(min=1e-9)).mean().item(),
+        "confidence": confidence.mean().item(), "nll": None, "test_bound": None}
+    return samples, strip, results
 
 
 @torch.no_grad()
-def evaluate(run, data, seen, nets):
-    """The figures and measurements of every model, from best.pt; fills the report."""
-    args, seed, test, fitted = run.args, run.args.seed, seen["test"], run.kept.get("flow_after")
-    n, shows = (300, 5000) if args.smoke else (10_000, 100_000)
-    rng, some = make_rng(seed, "samples", run.device), pick(test.y, args.nll_n, seed)
+def measure_likelihood(run, test, nets, idx, results):
+    """Adds the bound on all test images and the NLL of the images idx; returns their log p (n,)."""
+    args = run.args
+    dec = nets["dec"]
+    mu, logvar = encode(nets["enc"], test)
+    log_p, sizes = log_marginal(
+        test.images(idx), mu[idx], logvar[idx],
+        lambda x, z: log_likelihood(dec, x, dec(z), args.likelihood), args.nll_k, args.seed,
+        nets.get("flow"))
+    results["test_bound"] = validation_loss(nets, test, args)
+    results["nll"] = {**mean_nats(-log_p, math.prod(run.shape)), "k": args.nll_k,
+                      "ess": sizes.mean().item()}
+    return log_p
+
+
+def report_curves(run):
+    """The learning curves with a verdict on each model."""
+    panels = {"bound, nats per image": {
+        "VAE, train": ("vae", "train"), "VAE, validation": ("vae", "val"),
+        "joint flow, train": ("flow_joint", "train"),
+        "joint flow, validation": ("flow_joint", "val")},
+        "KL, nats per image": {"VAE": ("vae", "kl"), "joint flow": ("flow_joint", "kl")},
+        "-log p(z), nats": {"flow fitted after, train": ("flow_after", "train"),
+                            "flow fitted after, validation": ("flow_after", "val")},
+        "losses of the GAN, nats": {"Gen": ("gan", "loss_gen"), "Dis": ("gan", "loss_disc")},
+        "probability that Dis assigns": {
+            "real images": ("gan", "d_real"), "samples": ("gan", "d_fake")},
+        "the same, after the epoch": {
+            "train images": ("gan", "d_train"), "validation images": ("gan", "d_val")}}
+    run.figure("curves", curves(run.history, panels), "Validation that rises above train is "
+               "overfitting. The losses of a GAN do not measure its images.")
+    for model in ("vae", "flow_joint", "flow_after"):
+        rows = run.rows(model)
+        if rows:
+            best = min(rows, key=lambda row: row["val"])
+            gap = best["val"] - best["train"]
+            late = "the last" if best is rows[-1] else f"of {len(rows)}"
+            run.note(f"{NAMES[model]}: the best epoch is {best['epoch']} ({late}), with "
+                     f"{best['train']:.1f} nats on train and {best['val']:.1f} on validation: it "
+                     f"{'overfits' if gap > 0.05 * abs(best['train']) else 'does not overfit'} "
+                     "(limit 5 %).")
+    rows = run.rows("gan")
+    if rows:
+        last = rows[-1]
+        won = last["d_real"] > 0.95 * run.args.real_label and last["d_fake"] < 0.05
+        run.note(f"GAN: Dis assigns {percent(rows[0]['d_real'])} to real images and "
+                 f"{percent(rows[0]['d_fake'])} to samples in the first epoch, "
+                 f"{percent(last['d_real'])} and {percent(last['d_fake'])} in the last: "
+                 + ("it has won and teaches Gen little." if won else "neither side has won.")
+                 + f" At the end it assigns {percent(last['d_train'])} to train images and "
+                 f"{percent(last['d_val'])} to new ones.")
+
+
+def report_models(run, data, results, models):
+    """One table of all models, and what its numbers mean."""
+    args = run.args
+    rows = []
+    for model in models:
+        r = results[model]
+        nll = r["nll"] or {"nats": None, "stderr": None, "bits_per_dim": None}
+        distance = r["fid"]["value"] if r["fid"] else None
+        rows.append((NAMES[model], distance, nll["nats"], nll["stderr"], nll["bits_per_dim"],
+                     r["test_bound"], r["weights"], r["flow_weights"], round(r["seconds"])))
+    pixels = "logistics in 256 bins" if args.likelihood == "logistic" else "Bernoullis"
+    floor = results[models[0]]["fid"]
+    run.table("Comparison", ("model", "Frechet distance", "NLL, nats", "standard error",
+                             "bits/dim", "bound, nats", "weights", "of the flow", "seconds"), rows,
+              f"Likelihood of pixels as {pixels}{', drawn as 0 or 1' if args.binarize else ''}; "
+              f"NLL with {args.nll_k:,} samples of z on {args.nll_n:,} test images, bound with one "
+              "on all of them." + (f" Floor of the distance: {floor['floor']:.1f} (as many train "
+                                   "images)." if floor else ""))
+    run.table("Objectives", ("model", "parts", "minimized, in nats per image"), OBJECTIVES)
+    if floor:
+        order = sorted(models, key=lambda model: results[model]["fid"]["value"])
+        ranking = ", ".join(f"{NAMES[model]} {results[model]['fid']['value']:.1f}"
+                            for model in order)
+        run.note(f"Samples, the nearest to real images first (Frechet distance): {ranking}.")
+    for model in ("flow_joint", "flow_after"):
+        if results[model] and results["vae"]:
+            gain = results[model]["gain"]
+            run.note(f"The {NAMES[model]} changes the NLL of the same images by "
+                     f"{-gain['nats']:+.2f} ± {gain['stderr']:.2f} nats against N(0, I) (error over "
+                     "images, not over seeds): a negative number means a better prior.")
+    clear = max(models, key=lambda model: results[model]["confidence"])
+    even = min(models, key=lambda model: results[model]["max_step_ratio"])
+    run.note(f"Between two draws the {NAMES[clear]} shows the clearest classes (mean confidence of "
+             f"the classifier {percent(results[clear]['confidence'])}), and the {NAMES[even]} "
+             f"changes most evenly (longest step {results[even]['max_step_ratio']:.2f} times the "
+             "mean).")
+    real = (data.test.y.bincount(minlength=len(data.classes)) / len(data.test)).tolist()
+    for model in models:
+        r = results[model]
+        missing = sum(found < 0.1 * share for found, share in zip(r["class_frequencies"], real))
+        if r["variance_ratio"] < 0.3 or missing:
+            run.note(f"Samples of the {NAMES[model]} have collapsed: {missing} classes have less "
+                     "than a tenth of their share of real images, and the variance is "
+                     f"{percent(r['variance_ratio'])} of theirs.")
+
+
+@torch.no_grad()
+def evaluate(run, data, models):
+    """Figures and measurements of all models; writes the report."""
+    args = run.args
+    n, shows = (300, 10_000) if args.smoke else (10_000, 100_000)
+    test = measured_split(data.test, args)
+    rng = make_rng(args.seed, "samples", run.device)
     u = torch.randn(n, args.z_dim, generator=rng, device=run.device)
-    order, half = torch.randperm(len(test), generator=rng, device=run.device), len(test) // 2
-    ends = order[:2 * min(100, half)].chunk(2)              # of 100 lines between codes
-    variance = data.test.images(slice(None)).var(0).sum()
-    results, strips, drawn, log_p = dict.fromkeys(NAMES), {}, {}, {}
-    with run.doing("classifier"):
-        sees, results["real_class_acc"] = classifier(data, args.data_dir, shows)
-    for name in models(vars(args)):
-        if name == "flow_after" and fitted is None:         # --resume fits a flow that is missing
-            continue
-        enc, dec, flow = parts_of(nets, name)
-        with run.doing(f"samples, FID and interpolations of {NAMES[name]}"):
-            images = decode(dec, flow.inverse(u) if flow else u).sigmoid()
-            mu, logvar = encode(enc, test) if enc else (u, None)
-            codes = interpolate(flow, *(mu[end % len(mu)] for end in ends))     # (10, 100, Z)
-            strip = decode(dec, codes.flatten(0, 1)).sigmoid().unflatten(0, codes.shape[:2])
-            way = strip.diff(dim=0).flatten(2).norm(dim=2)  # (9, 100)
-            drawn[name] = images[:30].unflatten(0, (3, 10))
-            strips[name] = strip[:, :3].transpose(0, 1)     # (3, 10, C, H, W)
-            after = name == "flow_after"
-            seconds = sum(row["vae_seconds" if after else f"{name}_seconds"] for row in run.history)
-            results[name] = {
-                "params": weights(dec) + weights(enc or nets["gan_disc"]),
-                "flow_params": weights(flow) if flow else 0, "nll": None,
-                "seconds": seconds + (fitted[:, 2].sum().item() if after else 0),
-                "fid": fid(args.fid, data, args.data_dir, images, seed, shows),
-                "spread": (images.var(0).sum() / variance).item(),
-                "class_shares": class_shares(sees, images, len(data.classes)),
-                "jump": (way.max(0).values / way.mean(0).clamp(min=1e-9)).mean().item(),
-                "sure": sees(strip[1:-1].flatten(0, 1)).softmax(1).max(1).values.mean().item()}
-        if enc:
-            with run.doing(f"likelihood of {NAMES[name]}"):
-                log_p[name] = log_marginal(
-                    test.images(some), mu[some], logvar[some],
-                    lambda x, z: log_likelihood(dec, x, dec(z), args), (args.nll_k,), seed,
-                    flow)[args.nll_k]
-                results[name] |= {"test_bound": held_out(enc, dec, flow, test, args), "nll": {
-                    **mean_nats(-log_p[name], math.prod(run.shape)), "k": args.nll_k}}
-                if flow and "vae" in log_p:                 # of the same images and draws
-                    results[name]["gain"] = mean_nats(log_p[name] - log_p["vae"])
-    with run.doing("figures"):
-        run.figure("curves", columns(run.history, {
-            "VAE: loss, nats": ["vae_train", "vae_val"],
-            "joint flow: loss, nats": ["flow_joint_train", "flow_joint_val"],
-            "KL, nats": ["vae_kl", "flow_joint_kl"], "GAN: losses, nats": ["gan_gen", "gan_dis"],
-            "what Dis gives, training": ["gan_d_real", "gan_d_fake"],
-            "real images, afterwards": ["gan_train", "gan_val"]}),
-                   "Validation above train at the end is overfitting; of Dis, where it gives new "
-                   "images less than those of train. A GAN's losses say nothing of its images.")
-        if fitted is not None:
-            rows = [{"epoch": i, "train": a, "val": b} for i, (a, b, _) in enumerate(fitted, 1)]
-            run.figure("curves_flow_after", columns(rows, {"-log p(z), nats": ["train", "val"]}),
-                       "The flow on the codes of the finished VAE.")
-        kept = [key for name in NAMES.values() for key in run.kept if key.startswith(name + ", ")]
-        run.figure("learning", grid(torch.stack([run.kept[key].cpu() for key in kept]), kept),
-                   "The same ten draws of each model as training goes on.")
-        names = [label for name in drawn for label in ("", NAMES[name], "")]
-        run.figure("samples", grid(torch.cat([*drawn.values()]), names),
-                   "Thirty draws of each model. Likely images, of all classes?")
-        run.figure("interpolations", grid(torch.cat([*strips.values()]), names),
-                   "Ten points on lines between two codes: of test images for the VAEs, in the "
-                   "flow's base space where there is one, of random z for the GAN. Is every step "
-                   "an image, or a double exposure of two?")
-    tell_flowvae_gan(run, NAMES, results)
-    run.finish(f"VAE, flow prior and GAN on {args.data}", results)
+    idx = torch.randperm(len(test), generator=rng, device=run.device)[:args.nll_n]
+    results = dict.fromkeys(NAMES)
+    sample_rows = []
+    strip_rows = []
+    log_p = {}
+    summary = {}
+    run.stage("classifier")
+    net, results["real_class_acc"] = classifier(data, args.data_dir, shows)
+    for model, nets in models.items():
+        run.stage(f"{NAMES[model]}: samples, interpolations, likelihood")
+        if model == "flow_after":
+            nets = {**models["vae"], **nets}
+        samples, strip, r = measure(run, data, model, nets, net, u, shows)
+        results[model] = r
+        sample_rows.append(samples[:30].unflatten(0, (3, 10)))
+        strip_rows.append(strip[:, :3].transpose(0, 1))     # (3, 12, C, H, W)
+        if model != "gan":
+            log_p[model] = measure_likelihood(run, test, nets, idx, r)
+            summary[f"{NAMES[model]} NLL in nats"] = r["nll"]["nats"]
+        if model in ("flow_joint", "flow_after") and "vae" in models:
+            r["gain"] = mean_nats(log_p[model] - log_p["vae"])
+        if r["fid"]:
+            summary[f"{NAMES[model]} distance"] = r["fid"]["value"]
+    run.stage("figures")
+    report_curves(run)
+    names = []
+    for model in models:
+        names += ["", NAMES[model], ""]
+    gaps = range(2, len(names), 3)
+    snapshots = torch.stack([images.cpu() for images in run.kept.values()])
+    run.figure("learning", grid(snapshots, list(run.kept)),
+               "The same ten draws of each model as training goes on.")
+    run.figure("samples", grid(torch.cat(sample_rows), names, gap_below=gaps), "Thirty draws of each model. Are "
+               "they likely images, and is every class there?")
+    run.figure("interpolations", grid(torch.cat(strip_rows), names, gap_after=(0, 10),
+                                      gap_below=gaps),
+               "Two draws from the prior at the ends, ten points between them: spherical, in the "
+               "space where codes are N(0, I). Is every step an image, or two images in one?")
+    report_models(run, data, results, list(models))
+    run.finish(f"VAE, flow prior and GAN on {args.data}",
+               {**results, "summary": summary, "paper": None})
 
 
 # %% Command line
 
 
 def main(argv=None):
-    parser, groups = flags("flowvae_gan", __doc__,
-                           data="mnist", epochs=30, batch_size=128, lr=1e-3, fid=True,
-                           nll=(1000, 500))
-    add, whole = groups["model"].add_argument, number(int, low=1, high=4096)
+    parser = common_flags("flowvae_gan", __doc__, epochs=30, batch_size=128, lr=1e-3, fid=True)
+    add = parser.add_argument
     add("--model", nargs="+", choices=("vae", "flow", "gan"), default=["vae", "flow", "gan"],
-        help="(default: vae flow gan)")
+        help="trained one after the other")
     add("--flow-fit", nargs="+", choices=("joint", "after"), default=["joint", "after"],
-        help="(default: joint after)")
-    add("--width", type=whole, default=32, help="maps next to the image (default: 32; DCGAN: 64)")
-    add("--z-dim", type=whole, default=32, help="numbers in z (default: 32)")
-    add("--couplings", type=whole, default=8, help="layers of the flow (default: 8)")
-    add = groups["objective"].add_argument
-    add("--warm-up", type=number(float, low=0, high=1), default=0.1,
-        help="share of training in which the KL's weight rises from 0 to 1 (default: 0.1)")
-    add("--real-target", type=number(float, above=0, high=1), default=0.9,
-        help="what Dis is to give real images (default: 0.9; plain: 1)")
+        help="with its VAE, or to the codes of the finished VAE")
+    add("--width", type=number(int, low=1, high=4096), default=32, help="maps next to the image")
+    add("--z-dim", type=number(int, low=1, high=4096), default=32, help="size of z")
+    add("--couplings", type=number(int, low=1, high=4096), default=8, help="layers of the flow")
+    add("--kl-warmup", type=number(float, low=0, high=1), default=0.1,
+        help="share of training in which the KL weight rises from 0")
+    add("--real-label", type=number(float, above=0, high=1), default=0.9,
+        help="target of Dis for real images")
     add("--likelihood", choices=("bernoulli", "logistic"),
-        help="of pixels, for the VAEs (default: bernoulli, colour: logistic)")
-    add("--binarize", action=argparse.BooleanOptionalAction, help="draw pixels as 0 or 1, for the "
-        "VAEs (default: mnist with bernoulli)")
-    groups["optimisation"].add_argument("--gan-lr", type=number(float, above=0), default=2e-4,
-                                        help="step size of Gen and Dis (default: 0.0002)")
+        help="of pixels, for the VAEs (default: bernoulli; colour: logistic)")
+    add("--binarize", action=argparse.BooleanOptionalAction,
+        help="draw pixels as 0 or 1, for the VAEs (default: MNIST with bernoulli)")
+    add("--gan-lr", type=number(float, above=0), default=2e-4, help="step size of Gen and Dis")
+    add("--nll-k", type=number(int, low=1), default=1000, help="samples of z per image of the NLL")
+    add("--nll-n", type=number(int, low=2), default=500, help="test images of the NLL")
     args = parse(parser, argv, {}, SMOKE)
     if args.weights:
-        load(args.weights)                                  # before a folder is made
-    run = Run("flowvae_gan", args)
+        load(args.weights)                                  # refuses them before a folder exists
     data = load_data(args.data, args.data_dir, args.image_size, args.limit, args.seed)
     if args.likelihood is None:
-        args.likelihood = "bernoulli" if data.train.x.shape[1] == 1 else "logistic"
+        args.likelihood = "bernoulli" if data.shape[0] == 1 else "logistic"
     if args.binarize is None:
-        args.binarize = (args.data, args.likelihood) == ("mnist", "bernoulli")
-    data = run.begin(data)
-    seen = {name: binarized(split, args.seed) if args.binarize else split
-            for name, split in data.splits().items()}
+        args.binarize = args.data == "mnist" and args.likelihood == "bernoulli"
+    run = Run("flowvae_gan", args, data)
     if not args.weights:
-        train(run, data, seen)
-    evaluate(run, data, seen, run.best_nets(load))
+        train(run, run.data)
+    evaluate(run, run.data, load(run.best, run.device))
 
 
 if __name__ == "__main__":

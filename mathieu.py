@@ -1,82 +1,68 @@
-"""Disentangling with an adversary: Mathieu et al., NIPS 2016, arxiv.org/abs/1611.03383
+"""Disentangling with an adversary: Mathieu et al., NIPS 2016, https://arxiv.org/abs/1611.03383
 
-In go images with a class. Out come two codes: s (specified), meant for the class and nothing else,
-and z (unspecified), for the rest. Written to runs/mathieu-<data>: pictures, probes, a report.
+Input: images with class labels. Output: two codes per image. s (specified) holds the class and
+nothing else, z (unspecified) holds everything else. Training uses which images share a class.
 
-x1, x2 of one class y, z ~ q(z|x), z' from N(0, I) or of another image:
-  L_swap = |x1 - Dec(z1, s2)|^2, and 1 and 2 exchanged;  L_own = |x1 - Dec(z1, s1)|^2
-  L_adv = -log Disc(Dec(z', s1), y);  L_Disc = -log Disc(x1, y) - log(1 - Disc(Dec(z', s1), y))
-  L = recon_weight L_swap + own_weight L_own + kl_weight KL(q(z|x)||N(0, I)) + adv_weight L_adv
-`generate` has the first two and the KL, `adversary` the logarithms. L moves Enc and Dec, L_Disc
-Disc. L_swap alone is content with a z that tells all; L_adv wants the class of s whatever z says.
+x_1 and x_2 of one class y, z_i ~ q(z|x_i), z' ~ N(0, I) or the z of another image (section 3):
+    L_swap = |x_1 - Dec(z_1, s_2)|^2, and 1 and 2 exchanged;  L_own = |x_1 - Dec(z_1, s_1)|^2
+    L_adv  = -log Disc(Dec(z', s_1), y)
+    L_Disc = -log Disc(x_1, y) - log(1 - Disc(Dec(z', s_1), y))
+Enc and Dec minimize recon_weight L_swap + own_weight L_own + kl_weight KL(q(z|x) || N(0, I)) +
+adv_weight L_adv, Disc minimizes L_Disc / 2. reconstruct_and_swap computes the first three terms
+and the decoded images, cross_entropy the logarithms. L_swap alone does not stop z from encoding
+the class; L_adv asks for an image of the class of s whatever z is.
 
-A term is a sum over pixels in [0, 1] or latents, a mean over images; the KL and the logarithms are
-nats. In this unit the released weights are swap 4, own 2, KL 0.6, adversary 0.01 C H W. In Jha et
-al.'s port, 2 for squared error to 1 for the KL, z holds 19 nats and gives away 66.8 % of the
-digits. Here z is scarcer, and drops the class first.
+Loss terms are sums over pixels or latents and means over images. In this unit the authors' code
+has the weights 4, 2, 0.6 and 0.01 C H W: z then holds 47 nats and most of the class, here 6.
 
-  python mathieu.py                    # MNIST, 28 minutes on a core: s 99.4 %, sampled z 27.5 %
-  python mathieu.py --adv-weight 0     # the ablation: no adversary, 16 minutes
-  python mathieu.py --data yaleb       # 26 minutes: the person from s 99.0 %, the light in z
-  python mathieu.py --data sprites     # 40 minutes: the person from s 100 %, from sampled z 0.05 %
+    python mathieu.py                   # MNIST, 45 minutes on one busy core
+    python mathieu.py --data yaleb      # the person in s, the light in z
+    python mathieu.py --adv-weight 0    # the ablation, without the adversary
 
-Departures: z' is from the prior for half of the images (that path of the released code trains
-nothing); logvar is log sigma^2 throughout (theirs is log sigma in the KL's gradient); z does not
-see s (as released; the paper's does); Adam for all with a falling step size; a tenth of train,
-5,000 of MNIST, is held out for the curves. `small` is three 5x5 convolutions; `big` the released
-networks, but for dropout, the grey frame around 28 pixels (maps end at 3x3, theirs at 4x4) and
-Disc's norms, here one behind every convolution, after the class is added. As released, Disc and
-L_adv aim at 0.95 for real. --discriminator pair is Jha et al.'s.
+Departures from the paper:
+- z' comes from N(0, I) for half of the images; in the authors' code that path trains nothing.
+- Enc computes z without looking at s, as in the authors' code; in the paper z depends on s.
+- All networks use Adam and are smaller than the authors'. The step size falls on a cosine to
+  lr_floor of its start, Disc's is disc_lr times as large: then the adversary settles.
+- best.pt is the last epoch: a loss against an adversary does not rank epochs. Validation, a tenth
+  of the training set, is only plotted.
 """
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from data import batches, load as load_data, need_pairs, pairs, pick
-from eval import (SideBySideRun as Run, accelerate, adam, classes_of, classifier, columns, decay,
-                  decode, descend, draw_codes, encode_splits, flags, grid, held_out, load_nets,
-                  make_rng, number, parse, percent, probe_codes, run_command)
+from eval import (Run, classifier, common_flags, cosine, curves, decode, draw_codes, encode_splits,
+                  fid, grid, load_networks, make_rng, number, parse, percent, probe_codes,
+                  run_command, set_lr)
 
-# What a flag is where it is not typed. Small sets need many epochs.
-PRESETS = {name: dict(s_dim=64, z_dim=64, epochs=epochs) for name, epochs in
-           (("faces", 500), ("yaleb", 100), ("multipie", 20), ("sprites", 20),
-            ("sprites2015", 35))} | {"digits": dict(epochs=100)}
+PRESETS = {"digits": dict(epochs=100), "yaleb": dict(s_dim=64, z_dim=64, epochs=100, lr_floor=0.1),
+           "faces": dict(s_dim=64, z_dim=64, epochs=500), "multipie": dict(s_dim=64, z_dim=64),
+           "sprites": dict(s_dim=64, z_dim=64, disc_lr=0.2, disc_noise=0.5),
+           "sprites2015": dict(s_dim=64, z_dim=64, epochs=35)}
 SMOKE = dict(data="digits", limit=640, batch_size=32, epochs=15)
+REAL_LABEL = 0.95           # Disc's target for real images, as in the authors' code
 
-# %% Networks: convolutions (kernel, stride, maps) of Enc, which Dec takes backwards, and of Disc,
-# where the last entry says whether the class comes in there. `big` is the released network.
-ARCH = {"small": ([(5, 2, 16), (5, 2, 32), (5, 2, 64)],
-                  [(5, 2, 16, True), (5, 2, 32, True), (5, 2, 64, True)]),
-        "big": ([(3, 1, 16), (3, 1, 16), (2, 2, 32), (3, 1, 32), (2, 2, 64), (3, 1, 64),
-                 (2, 2, 128), (3, 1, 128)],
-                [(3, 1, 16, False), (2, 2, 16, True), (2, 2, 32, False), (3, 1, 32, True),
-                 (2, 2, 64, False), (3, 1, 64, True), (3, 1, 64, False)])}
-
-
-def sides(size, plan):
-    """Sides of the maps, from the image's to the last layer's: 28, 14, 7, 4 for `small`."""
-    found = [size]
-    for kernel, stride, *_ in plan:
-        found.append((found[-1] + (kernel - 1) // 2 * 2 - kernel) // stride + 1)
-    return found
+# %% Networks
 
 
 class Encoder(nn.Module):
-    """x (B, C, H, W) -> mu (B, Z), logvar (B, Z) of q(z|x), always log sigma^2, and s (B, S)."""
+    """x (B, C, H, H) -> mu (B, Z) and logvar (B, Z) of q(z|x), and s (B, S)."""
 
-    def __init__(self, shape, z_dim, s_dim, arch):
+    def __init__(self, channels, size, z_dim, s_dim):
         super().__init__()
-        plan, layers, channels = ARCH[arch][0], [], shape[0]
-        for kernel, stride, maps in plan:                   # side 28, 14, 7, 4 or 64, 32, 16, 8
-            layers += [nn.Conv2d(channels, maps, kernel, stride, (kernel - 1) // 2, bias=False),
-                       nn.BatchNorm2d(maps), nn.ReLU(inplace=True)]
-            channels = maps
-        self.trunk = nn.Sequential(*layers, nn.Flatten())   # (B, flat)
-        flat = channels * sides(shape[1], plan)[-1] ** 2
-        self.mu, self.logvar = nn.Linear(flat, z_dim), nn.Linear(flat, z_dim)
-        self.s = nn.Linear(flat, s_dim)
+        self.trunk = nn.Sequential(
+            nn.Conv2d(channels, 16, 5, 2, 2, bias=False), nn.BatchNorm2d(16), nn.ReLU(True),
+            nn.Conv2d(16, 32, 5, 2, 2, bias=False), nn.BatchNorm2d(32), nn.ReLU(True),
+            nn.Conv2d(32, 64, 5, 2, 2, bias=False), nn.BatchNorm2d(64), nn.ReLU(True),
+            nn.Flatten())
+        width = 64 * ((size + 7) // 8)**2                   # sides of the maps: 28, 14, 7, 4
+        self.mu = nn.Linear(width, z_dim)
+        self.logvar = nn.Linear(width, z_dim)
+        self.s = nn.Linear(width, s_dim)
 
     def forward(self, x):
         h = self.trunk(x)
@@ -84,250 +70,358 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """z (B, Z), s (B, S) -> images (B, C, H, W) in [0, 1]."""
+    """z (B, Z), s (B, S) -> images (B, C, H, H) in [0, 1]."""
 
-    def __init__(self, shape, z_dim, s_dim, arch):
+    def __init__(self, channels, size, z_dim, s_dim):
         super().__init__()
-        plan, side = ARCH[arch][0], sides(shape[1], ARCH[arch][0])
-        widths = [shape[0], *(maps for _, _, maps in plan)]
-        top = (widths[-1], side[-1], side[-1])
-        # One linear layer on [z, s] is the sum of two, as released.
-        layers = [nn.Linear(z_dim + s_dim, top[0] * side[-1] ** 2), nn.Unflatten(1, top)]
-        if arch == "small":                                 # the released network goes on without
-            layers += [nn.BatchNorm2d(top[0]), nn.ReLU(inplace=True)]
-        for i, (kernel, stride, _) in reversed(list(enumerate(plan))):  # side 4, 7, 14, 28
-            odd = side[i] - (side[i + 1] - 1) * stride + (kernel - 1) // 2 * 2 - kernel
-            layers += [nn.ConvTranspose2d(widths[i + 1], widths[i], kernel, stride,
-                                          (kernel - 1) // 2, odd, bias=i == 0),
-                       nn.BatchNorm2d(widths[i]), nn.ReLU(inplace=True)]
-        self.up = nn.Sequential(*layers[:-2], nn.Sigmoid())  # no norm behind the last
+        size1 = (size + 1) // 2                             # 14, 7, 4 for 28 pixels
+        size2 = (size + 3) // 4
+        size3 = (size + 7) // 8
+        self.up = nn.Sequential(
+            nn.Linear(z_dim + s_dim, 64 * size3**2), nn.Unflatten(1, (64, size3, size3)),
+            nn.BatchNorm2d(64), nn.ReLU(True),                                  # (B, 64, 4, 4)
+            nn.ConvTranspose2d(64, 32, 5, 2, 2, 1 - size2 % 2, bias=False),
+            nn.BatchNorm2d(32), nn.ReLU(True),                                  # (B, 32, 7, 7)
+            nn.ConvTranspose2d(32, 16, 5, 2, 2, 1 - size1 % 2, bias=False),
+            nn.BatchNorm2d(16), nn.ReLU(True),                                  # (B, 16, 14, 14)
+            nn.ConvTranspose2d(16, channels, 5, 2, 2, 1 - size % 2),
+            nn.Sigmoid())                                                       # (B, C, 28, 28)
 
     def forward(self, z, s):
         return self.up(torch.cat([z, s], 1))
 
 
 class Discriminator(nn.Module):
-    """Images x (B, C, H, W) -> logits (B,) that they are real and of the class of y (B,), whose
-    embeddings are added to the maps, or, where `pair`, of the class of the images `beside`."""
+    """Images x (B, C, H, H) and classes y (B,) -> logits (B,) that x is a real image of class y.
 
-    def __init__(self, shape, n_classes, arch, pair):
+    An embedding of the class is added to the maps of each layer."""
+
+    def __init__(self, channels, size, n_classes):
         super().__init__()
-        plan, self.pair, channels = ARCH[arch][1], pair, shape[0] * (1 + pair)
-        self.convs, self.norms, self.embeds = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        for kernel, stride, maps, conditioned in plan:
-            self.convs.append(nn.Conv2d(channels, maps, kernel, stride, (kernel - 1) // 2))
-            # The statistics are the batch's, of real images or of made ones; none are kept.
+        self.convs = nn.ModuleList()
+        self.norms = nn.ModuleList()
+        self.embeddings = nn.ModuleList()
+        for maps in (16, 32, 64):
+            self.convs.append(nn.Conv2d(channels, maps, 5, 2, 2))
+            # Statistics of the batch, which is all real or all decoded; no running ones.
             self.norms.append(nn.BatchNorm2d(maps, track_running_stats=False))
-            table = 0.1 * torch.randn(n_classes, 16 * maps)  # N(0, 1) would drown the image
-            self.embeds.append(nn.Embedding.from_pretrained(table, freeze=False)
-                               if conditioned and not pair else None)
+            embedding = nn.Embedding(n_classes, maps * 4 * 4)
+            nn.init.normal_(embedding.weight, std=0.1)      # N(0, 1) would drown the image
+            self.embeddings.append(embedding)
             channels = maps
-        self.head = nn.Linear(channels * sides(shape[1], plan)[-1] ** 2, 1)
+        self.head = nn.Linear(64 * ((size + 7) // 8)**2, 1)
 
-    def forward(self, x, y, beside):
-        h = torch.cat([x, beside], 1) if self.pair else x
-        for conv, norm, embed in zip(self.convs, self.norms, self.embeds):
-            h = conv(h)
-            if embed:                                       # (B, maps, 4, 4), blown up to h's size
-                h = h + F.interpolate(embed(y).unflatten(1, (-1, 4, 4)), h.shape[2:])
-            h = F.leaky_relu(norm(h), 0.2)
-        return self.head(h.flatten(1))[:, 0]
+    def forward(self, x, y):
+        for conv, norm, embedding in zip(self.convs, self.norms, self.embeddings):
+            x = conv(x)                                     # (B, 16, 14, 14), (B, 32, 7, 7), ...
+            maps = embedding(y).unflatten(1, (-1, 4, 4))    # (B, 16, 4, 4)
+            x = x + F.interpolate(maps, x.shape[2:])
+            x = F.leaky_relu(norm(x), 0.2)
+        return self.head(x.flatten(1))[:, 0]
 
 
-def build(shape, n_classes, args):
-    """{"enc": Encoder, "dec": Decoder} and, where an adversary plays, "disc": Discriminator."""
-    with torch.random.fork_rng(devices=[]):
+def build(shape, args):
+    """{"enc", "dec"} for images of `shape` (C, H, W), and "disc" if adv_weight is not 0."""
+    channels, size, _ = shape
+    with torch.random.fork_rng(devices=[]):                 # leaves a notebook's generator alone
         torch.manual_seed(args["seed"])
-        nets = {"enc": Encoder(shape, args["z_dim"], args["s_dim"], args["arch"]),
-                "dec": Decoder(shape, args["z_dim"], args["s_dim"], args["arch"])}
-        if args["adv_weight"]:
-            pair = args["discriminator"] == "pair"
-            nets["disc"] = Discriminator(shape, n_classes, args["arch"], pair)
+        nets = {"enc": Encoder(channels, size, args["z_dim"], args["s_dim"]),
+                "dec": Decoder(channels, size, args["z_dim"], args["s_dim"])}
+        if args["adv_weight"] > 0:
+            nets["disc"] = Discriminator(channels, size, args["n_classes"])
     return nets
 
 
 def load(path, device="cpu"):
-    """The trained networks of a checkpoint such as RUN/best.pt, by the names of `build`."""
-    return load_nets(path, "mathieu", build, device, ("shape", "n_classes", "args"))
+    """The trained {"enc": Encoder, "dec": Decoder, "disc": Discriminator} of a checkpoint such as
+    RUN/best.pt, without "disc" if no adversary was trained."""
+    return load_networks(path, "mathieu", build, device)
 
 
 # %% Objective
 
 
 def kl_divergence(mu, logvar):
-    """KL(N(mu, sigma^2) || N(0, 1)) in nats, elementwise (Kingma, Welling, appendix B)."""
-    return 0.5 * (mu.square() + logvar.exp() - logvar - 1)
+    """KL(N(mu, sigma^2) || N(0, I)) in nats, (B,) of mu and logvar (B, Z)."""
+    return 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(1)
 
 
-def generate(enc, dec, x, noise, prior=None):
-    """Encodes all images once and decodes all that a step needs in one pass.
+def squared_error(recon, x):
+    """Squared error of images (B, C, H, W), summed over pixels, the mean over images."""
+    return F.mse_loss(recon, x, reduction="sum") / len(x)
 
-    x (2B, C, H, W): B images, then for each a partner of its class; noise (2B, Z) and prior (P, Z),
-    P <= B, from N(0, I). Returns three means over images: squared error with the partner's s, KL in
-    nats, squared error of the first B with their own s; and, for the adversary, B images with the s
-    of the first B and z from `prior` for P of them, from the image before for the others."""
+
+def cross_entropy(logits, target):
+    """-target log Disc - (1 - target) log(1 - Disc) in nats, the mean over logits (B,) of Disc."""
+    logits = logits.float()
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+
+
+def add_noise(images, sigma, rng):
+    """Images with Gaussian noise: what no decoder draws exactly does not decide what Disc says."""
+    if sigma == 0:
+        return images
+    return images + sigma * torch.randn(images.shape, generator=rng, device=images.device)
+
+
+def reconstruct_and_swap(enc, dec, x, noise, prior):
+    """Encodes each image once and decodes all images of a step in one batch.
+
+    x (2B, C, H, W): B images, then for each of them a partner of the same class; noise (2B, Z) and
+    prior (B // 2, Z) from N(0, I). Returns L_swap, L_own, the KL in nats, and the images for Disc
+    (B, C, H, W) with the s of the first B and z' from `prior` for half of them, that of the
+    preceding image for the others."""
+    half = len(x) // 2
     mu, logvar, s = enc(x)                                  # (2B, Z), (2B, Z), (2B, S)
-    mu, logvar = mu.to(x.dtype), logvar.to(x.dtype)         # of --amp's bfloat16
-    z, half = mu + (0.5 * logvar).exp() * noise, len(x) // 2
-    zs, ss = [z, z[:half]], [s.roll(half, 0), s[:half]]     # half a turn: everyone the partner's s
-    if prior is not None:
-        zs, ss = [*zs, prior, z[:half].roll(1, 0)[len(prior):]], [*ss, s[:half]]
-    out = dec(torch.cat(zs), torch.cat(ss)).to(x.dtype)     # (4B, C, H, W), 3B without prior
-    swap = F.mse_loss(out[:2 * half], x, reduction="sum") / len(x)
-    own = F.mse_loss(out[2 * half:3 * half], x[:half], reduction="sum") / half
-    return swap, kl_divergence(mu, logvar).sum(1).mean(), own, out[3 * half:]
-
-
-def adversary(disc, images, y, beside, target):
-    """Disc's cross entropy with the target that the images are real, in nats, and its logits."""
-    logits = disc(images, y, beside).float()                # (B,)
-    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target)), logits
+    mu = mu.to(x.dtype)                                     # from bfloat16 with --amp
+    logvar = logvar.to(x.dtype)
+    z = mu + (0.5 * logvar).exp() * noise
+    partner_s = s.roll(half, 0)                             # half a turn: the partner's
+    other_z = torch.cat([prior, z[:half].roll(1, 0)[len(prior):]])
+    out = dec(torch.cat([z, z[:half], other_z]), torch.cat([partner_s, s[:half], s[:half]]))
+    swapped, own, fake = out.to(x.dtype).split([2 * half, half, half])
+    return (squared_error(swapped, x), squared_error(own, x[:half]),
+            kl_divergence(mu, logvar).mean(), fake)
 
 
 # %% Training
 
-SERIES = ("loss_g", "loss_d", "d_real_acc", "d_fake_acc")   # the adversary's columns of the log
+
+@torch.no_grad()
+def validation(enc, dec, split, pool, seed, net=None):
+    """L_swap and KL of a split, means over its images, each with a sampled z and the s of another
+    image of the class from `pool`, a Split; and the swap accuracy: how often the classifier `net`
+    recognizes the class of s if z is of another class (0 without `net`)."""
+    rng = make_rng(seed, "validation", split.device)
+    total = torch.zeros(2, device=split.device)
+    hits = 0
+    swaps = 0
+    for idx in torch.randperm(len(split), generator=rng, device=split.device).split(500):
+        x = split.images(idx)
+        y = split.y[idx]
+        mu, logvar, _ = enc(x)
+        _, _, s = enc(pool.images(pairs(split, idx, rng, pool)))
+        z = mu + (0.5 * logvar).exp() * torch.randn(mu.shape, generator=rng, device=mu.device)
+        swap = squared_error(dec(z, s), x)
+        kl = kl_divergence(mu, logvar).mean()
+        total += torch.stack([swap, kl]) * len(x) / len(split)
+        if net is not None:
+            predicted = net.predict(dec(mu.roll(1, 0), s))  # z of the preceding image
+            hits += int((predicted == y)[y.roll(1) != y].sum())
+            swaps += int((y.roll(1) != y).sum())
+    return [*total.tolist(), hits / max(1, swaps)]
 
 
-def step(nets, opts, x, y, noise, prior, weights, autocast, generate=generate,
-         adversary=adversary):
-    """One step of Enc and Dec, then one of Disc on the images that it has just judged.
+def train(run, data, classifier_net):
+    """Trains the networks; best.pt is the last epoch. classifier_net measures the swap accuracy of
+    each epoch and has no part in the training."""
+    args = run.args
+    device = run.device
+    nets = build(run.shape, vars(args))
+    for net in nets.values():
+        net.to(device)
+        if args.compile:
+            net.compile()
+    enc = nets["enc"]
+    dec = nets["dec"]
+    disc = nets.get("disc")                                 # None without an adversary
+    weights = [*enc.parameters(), *dec.parameters()]
+    adam = dict(lr=args.lr, betas=(0.5, 0.999), fused=device.type != "mps")
+    opt = torch.optim.Adam(weights, **adam)
+    rng = make_rng(args.seed, "training", device)
+    parts = {**nets, "opt": opt, "rng": rng}
+    if disc is not None:
+        opt_disc = torch.optim.Adam(disc.parameters(), **adam)
+        parts["opt_disc"] = opt_disc
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp, cache_enabled=False)
+    batch_size = min(args.batch_size, len(data.train))
+    steps_per_epoch = len(data.train) // batch_size
 
-    opts: Adam of Enc and Dec, and of Disc; y (B,); weights: of swap, kl, own and loss_g; the rest
-    is what `generate` takes. Returns its terms and, where an adversary plays, SERIES, unweighted
-    and still on the device; loss_d is the mean of Disc's two terms."""
-    (enc, dec, *disc), half = nets, len(x) // 2
-    with autocast():
-        *terms, made = generate(enc, dec, x, noise, prior if disc else None)
-        terms += [adversary(d, made, y, x[:half], 0.95)[0] for d in disc]
-    descend([sum(weight * term for weight, term in zip(weights, terms))], opts[:1])
-    for d in disc:
-        with autocast():                                    # apart, for batch norm's statistics
-            loss_real, real = adversary(d, x[:half], y, x[half:], 0.95)
-            loss_made, fake = adversary(d, made.detach(), y, x[:half], 0.0)
-        loss = (loss_real + loss_made) / 2
-        descend([loss], opts[1:])
-        terms += [loss, (real > 0).float().mean(), (fake < 0).float().mean()]
-    return torch.stack(terms).detach()
+    for epoch in range(run.resume(**parts), args.epochs):
+        enc.train()
+        dec.train()
+        for step, idx in enumerate(batches(data.train, batch_size, rng)):
+            progress = (epoch + step / steps_per_epoch) / args.epochs
+            lr = args.lr * (args.lr_floor + (1 - args.lr_floor) * cosine(progress))
+            set_lr(opt, lr)
+            partners = pairs(data.train, idx, rng)
+            x = data.train.images(torch.cat([idx, partners]))                   # (2B, C, H, W)
+            y = data.train.y[idx]
+            noise = torch.randn(len(x), args.z_dim, generator=rng, device=device)
+            prior = torch.randn(len(y) // 2, args.z_dim, generator=rng, device=device)
 
+            # Enc and Dec: reconstruct with one's own and the partner's s, and deceive Disc.
+            with autocast:
+                swap, own, kl, fake = reconstruct_and_swap(enc, dec, x, noise, prior)
+                loss = args.recon_weight * swap + args.own_weight * own + args.kl_weight * kl
+                if disc is not None:
+                    adv = cross_entropy(disc(add_noise(fake, args.disc_noise, rng), y), REAL_LABEL)
+                    loss = loss + args.adv_weight * adv
+            opt.zero_grad()
+            loss.backward(inputs=weights)
+            opt.step()
+            run.track(swap=swap, own=own, kl=kl)
 
-def train(run, data):
-    """Trains the networks; best.pt is the last epoch, since a loss against an adversary does not
-    tell a better epoch from a worse one."""
-    args, device, split = run.args, run.device, data.train
-    nets = build(run.shape, run.n_classes, vars(args))
-    enc, dec, *disc = (net.to(device) for net in nets.values())
-    opts = [adam(*owned, lr=args.lr, beta1=0.5) for owned in ([enc, dec], disc) if owned]
-    rng = torch.Generator(device).manual_seed(args.seed)
-    parts = {"rng": rng, **dict(zip(("opt", "opt_disc"), opts))}
-    weights = args.recon_weight, args.kl_weight, args.own_weight, args.adv_weight
-    fast = accelerate(args, device, generate, adversary)
-    batch = min(args.batch_size, len(split))
-    steps = len(split) // batch
-    for epoch in range(run.resume(nets, **parts), args.epochs):
-        terms = []
-        enc.train(), dec.train()
-        for i, index in enumerate(batches(split, batch, rng)):
-            decay(opts, args.lr, (epoch + i / steps) / args.epochs)
-            x = split.images(torch.cat([index, pairs(split, index, rng)]))
-            noise = torch.randn(2 * batch, args.z_dim, generator=rng, device=device)
-            prior = torch.randn(batch // 2, args.z_dim, generator=rng, device=device)
-            terms.append(step(nets.values(), opts, x, split.y[index], noise, prior, weights, *fast))
-            run.progress(epoch, i + 1, steps)
-        means = run.means(("swap", "kl", "own", *SERIES), terms)
-        val_swap, val_kl = held_out(generate, enc, dec, data.val, args.seed, data.train)
-        run.log(steps * batch, **means, val_swap=val_swap, val_kl=val_kl)
-        run.save(-epoch, nets, **parts)                     # every epoch is the lowest so far
+            # Disc: tell real images of the class from the decoded ones.
+            if disc is not None:
+                set_lr(opt_disc, lr * args.disc_lr)
+                real = add_noise(x[:len(y)], args.disc_noise, rng)
+                fake = add_noise(fake.detach(), args.disc_noise, rng)
+                with autocast:
+                    real_logits = disc(real, y)
+                    fake_logits = disc(fake, y)
+                loss_fake = cross_entropy(fake_logits, 0.0)
+                loss_disc = (cross_entropy(real_logits, REAL_LABEL) + loss_fake) / 2
+                opt_disc.zero_grad()
+                loss_disc.backward()
+                opt_disc.step()
+                unsmoothed = (cross_entropy(real_logits.detach(), 1.0) + loss_fake) / 2
+                run.track(adv=adv, disc=loss_disc, disc_unsmoothed=unsmoothed,
+                          real_acc=(real_logits > 0).float().mean(),
+                          fake_acc=(fake_logits < 0).float().mean())
+
+        enc.eval()
+        dec.eval()
+        swap, kl, accuracy = validation(enc, dec, data.val, data.train, args.seed, classifier_net)
+        run.end_epoch(val_swap=swap, val_kl=kl, val_swap_acc=accuracy)
 
 
 # %% Evaluation
 
+# Column of the log: its name, by how much it may change, and where its mean must lie.
+SETTLED = {"adv": ("adversarial loss of Enc and Dec, nats", 0.05, 0.0, math.inf),
+           "disc": ("loss of Disc, nats per term", 0.05, 0.0, math.inf),
+           "disc_unsmoothed": ("the same against labels of 0 and 1", 0.05, 0.3, math.inf),
+           "real_acc": ("accuracy of Disc on real images", 0.03, 0.45, 0.95),
+           "fake_acc": ("accuracy of Disc on decoded images", 0.03, 0.45, 0.95)}
 
-def settled(history, series):
-    """Whether an adversary came to rest: ({series and "settled": value}, a sentence that says why).
 
-    series: the log's columns generator's loss, discriminator's loss a term, its accuracies on real
-    and made images. The values are means over the last fifth of the log, n epochs. "settled" is
-    True where none drifts (slope of its line times n) by more than it scatters (deviation from that
-    line, n - 2 degrees of freedom), both accuracies lie between 0.5 and 0.95 and the
-    discriminator's loss is above 0.3; ln 2 is the equilibrium. None: n < 3, or no adversary."""
-    if series[0] not in history[-1]:
-        return dict.fromkeys((*series, "settled")), "No adversary played."
+def convergence(history, lr_floor):
+    """{column: {mean, change, holds}} over the last fifth of the log, n epochs, and whether the
+    adversary has settled; None with fewer than 15 epochs. change: the slope of a fitted line times
+    n. If the step size falls below a tenth of its start, any training stops."""
     n = len(history) // 5
-    rows = torch.tensor([[row[key] for key in series] for row in history[-max(n, 1):]]).double()
-    found = dict(zip(series, mean := rows.mean(0).tolist()))
+    found = {}
+    for column, (_, limit, low, high) in SETTLED.items():
+        values = np.array([row[column] for row in history[-max(n, 1):]])
+        mean = float(values.mean())
+        change = n * float(np.polyfit(np.arange(n), values, 1)[0]) if n >= 3 else math.nan
+        holds = low <= mean <= high and abs(change) < limit
+        found[column] = {"mean": mean, "change": None if n < 3 else change, "holds": holds}
     if n < 3:
-        return {**found, "settled": None}, "Fewer than 15 epochs do not show whether it settled."
-    t = torch.arange(n).double()[:, None] - (n - 1) / 2
-    slope = (t * rows).sum(0) / t.square().sum()
-    width = ((rows - rows.mean(0) - t * slope).square().sum(0) / (n - 2)).sqrt()
-    flaws = [f"{key} drifts by {drift:+.2g} and scatters by {scatter:.2g}" for key, drift, scatter
-             in zip(series, (n * slope).tolist(), width.tolist()) if abs(drift) > scatter + 1e-9]
-    flaws += [f"{key} is not between 50 % and 95 %" for key, share in zip(series[2:], mean[2:])
-              if not 0.5 <= share <= 0.95]
-    flaws += [f"{series[1]} is not above 0.3"] * (mean[1] <= 0.3)
-    return {**found, "settled": not flaws}, (
-        f"Over the last {n} epochs the discriminator knew {percent(mean[2])} of the real and "
-        f"{percent(mean[3])} of the made images at a loss of {mean[1]:.2f} a term, the generator's "
-        f"was {mean[0]:.2f}; equilibrium is 50 % and ln 2 = 0.69. The adversary "
-        + (f"has not settled: {', '.join(flaws)}." if flaws else "has settled."))
+        return found, None
+    return found, lr_floor >= 0.1 and all(part["holds"] for part in found.values())
+
+
+def report_adversary(run, results):
+    """The adversary's curves, its last fifth in a table, and whether it has settled."""
+    results.update(adversary=None, converged=None)
+    if "disc" not in run.history[-1]:
+        run.note("No adversary was trained.")
+        return
+    run.figure("adversary", curves(run.history, {
+        "loss per term, nats": {"Enc and Dec": "adv", "Disc": "disc"},
+        "accuracy of Disc": {"real images": "real_acc", "decoded images": "fake_acc"},
+        "class of s recognized": {"validation, swapped images": "val_swap_acc"}},
+        chance={"loss per term, nats": math.log(2), "accuracy of Disc": 0.5}),
+        "A settled adversary has flat curves away from 100 %. The grey lines are where Disc can "
+        "only guess: ln 2 = 0.69 nats and 50 %.")
+    found, converged = convergence(run.history, run.args.lr_floor)
+    results.update(adversary=found, converged=converged)
+    rows = []
+    for column, (name, limit, low, high) in SETTLED.items():
+        part = found[column]
+        rows.append((name, part["mean"], f"{low} to {high}", part["change"], limit))
+    run.table("Has the adversary settled?", ("over the last fifth of the epochs", "mean",
+              "must lie in", "change", "limit"), rows,
+              "Change: the slope of a fitted line times the number of epochs.")
+    verdict = {True: "has settled: no loss or accuracy changes by more than its limit, and neither "
+                     "side wins",
+               False: "has not settled: a mean or a change is outside its limits in the table",
+               None: "shows nothing yet, since fewer than 15 epochs were trained"}
+    run.note(f"Over the last fifth of the epochs the adversary {verdict[converged]}.")
+
+
+def report_swaps(run, data, code, dec, net, prior, results, shows):
+    """In how many images with a swapped s the classifier sees the class of s, and how far they are
+    from real ones, with the mean of z of another class and with z from `prior` (N, Z)."""
+    y = data.test.y
+    rng = make_rng(run.args.seed, "swaps", run.device)
+    giver = torch.randperm(len(y), generator=rng, device=run.device)
+    results["fid_floor"] = None
+    for name, z in (("swap", code.mu), ("prior", prior)):
+        images = decode(dec, z, code.s[giver])
+        right = (net.predict(images) == y[giver])[y != y[giver]]
+        results[f"{name}_class_acc"] = right.sum().item() / max(1, len(right))
+        results[f"{name}_fid"] = None
+        if len(y) > 128:                                    # the number of features
+            found = fid("lenet", data, run.args.data_dir, images, run.args.seed, shows)
+            results.update({f"{name}_fid": found["value"], "fid_floor": found["floor"]})
+    run.note(f"The class of s is recognized in {percent(results['swap_class_acc'])} of the images "
+             f"with the z of another class (real images {percent(results['real_class_acc'])}), and "
+             f"z predicts its own class in {percent(results['z_mean_test_acc'])}: the decoder "
+             "takes the class from s.")
+    if results["swap_fid"] is not None:
+        run.note(f"Their Frechet distance from real images is {results['swap_fid']:.1f}, with z "
+                 f"from N(0, I) {results['prior_fid']:.1f} (train images "
+                 f"{results['fid_floor']:.1f}): compare it with a run without the adversary.")
 
 
 @torch.no_grad()
 def evaluate(run, data, nets):
-    """The figures, then the probes, from best.pt; fills the report."""
-    args, (enc, dec, *disc), test = run.args, nets.values(), data.test
-    steps, points, shows = (200, 300, 5000) if args.smoke else (2000, 2000, 100_000)
+    """Figures, probes and the adversary's stability, from the last epoch; writes the report."""
+    args = run.args
+    test = data.test
+    enc = nets["enc"]
+    dec = nets["dec"]
+    steps, points, shows = (200, 300, 10_000) if args.smoke else (2000, 2000, 100_000)
+    recon, kl, _ = validation(enc, dec, test, data.train or test, args.seed)
+    results = {"test_recon": recon, "test_kl": kl, "summary": None, "paper": None}
+    report_adversary(run, results)
+    run.figure("curves", curves(run.history, {
+        "squared error per image": {"swapped s, train": "swap", "own s, train": "own",
+                                    "swapped s, validation": "val_swap"},
+        "KL, nats per image": {"train": "kl", "validation": "val_kl"}}),
+        "Train and validation should stay together. A KL near zero means that z is unused.")
+    run.stage("codes and samples")
+    codes = encode_splits(enc, data)
+    code = codes["test"]
     rng = make_rng(args.seed, "samples", run.device)
+    idx = pick(test.y, 10, args.seed)
+    partners = pairs(test, idx, rng)
+    rows = torch.stack([test.images(idx), dec(code.mu[idx], code.s[idx]),
+                        test.images(partners), dec(code.mu[idx], code.s[partners])])
+    run.figure("reconstructions", grid(rows, ["original", "own s", "partner", "partner's s"]),
+               "From the mean of z. With the s of a partner, another image of the class, an image "
+               "should look as with its own.")
     prior = torch.randn(max(64, len(test)), args.z_dim, generator=rng, device=run.device)
-    with run.doing("codes"):
-        codes = encode_splits(enc, data)
-        mu, s = codes["test"].mu, codes["test"].s
-    with run.doing("figures"):
-        run.figure("curves", columns(run.history, {
-            "squared error an image": ["swap", "own", "val_swap"],
-            "KL, nats an image": ["kl", "val_kl"]}),
-            "Train and validation should stay together. A KL near zero means that z is dead.")
-        if disc:
-            run.figure("adversary", columns(run.history, {
-                "loss a term, nats": SERIES[:2], "accuracy of Disc": SERIES[2:]},
-                chance={"loss a term, nats": math.log(2), "accuracy of Disc": 0.5}),
-                "Settled is flat. Grey is equilibrium, where Disc can only guess: ln 2 = 0.69, a "
-                "little more for Enc and Dec, since they aim at 0.95. At 100 % Disc teaches "
-                "nothing.")
-        ten = pick(test.y, 10, args.seed)
-        mates = pairs(test, ten, rng)
-        rows = test.images(ten), dec(mu[ten], s[ten]), test.images(mates), dec(mu[ten], s[mates])
-        run.figure("reconstructions", grid(
-            torch.stack(rows), ["original", "own s", "partner", "partner's s"]),
-            "From the mean of z. With the s of a partner, another image of the class, each should "
-            "look as with its own.")
-        made = dec(prior[:8].repeat_interleave(len(ten), 0), s[ten].repeat(8, 1))
-        run.figure("samples", grid(torch.cat([test.images(ten)[None], made.unflatten(0, (8, -1))]),
-                                   ["s from"], ylabel="z from the prior, one a row"),
-                   "Each column should be of one class, each row in one style.")
-        made = torch.cat([test.images(ten[-1:]), dec(prior[:63], s[ten[-1:]].expand(63, -1))])
-        run.figure("styles", grid(made.unflatten(0, (8, 8))), "At the top left a test image, then "
-                   "its s with z from the prior: one class in many styles.")
-    with run.doing("probes"):
-        series, sentence = settled(run.history, SERIES)
-        results = {"test_recon": held_out(generate, enc, dec, test, args.seed, data.train)[0],
-                   **probe_codes(run, data, codes, steps), **series}
-    with run.doing("classifier"):
-        judge, results["real_class_acc"] = classifier(data, args.data_dir, shows)
-        giver = torch.randperm(len(test), generator=rng, device=run.device)
-        other = test.y != test.y[giver]
-        for key, z in (("swap", mu), ("prior", prior[:len(test)])):
-            right = other & (classes_of(judge, decode(dec, z, s[giver])) == test.y[giver])
-            results[f"{key}_class_acc"] = (right.sum() / other.sum().clamp(min=1)).item()
-    with run.doing("swap grids, interpolations, t-SNE"):
-        draw_codes(run, data, codes, dec, judge, points)
-    run.say("A LeNet sees the class of s in {swap_class_acc:%} of the images made with the mean of "
-            "z of another class, in {prior_class_acc:%} with z from the prior, in "
-            "{real_class_acc:%} of real ones. A probe reads z's own class from that mean in "
-            "{z_mean_test_acc:%}: what it knows and the images do not show, the decoder ignores.",
-            results)
-    run.say(sentence)
+    samples = dec(prior[:8].repeat_interleave(len(idx), 0), code.s[idx].repeat(8, 1))
+    rows = torch.cat([test.images(idx)[None], samples.unflatten(0, (8, len(idx)))])
+    run.figure("samples", grid(rows, ["s from"] + [f"z {k}" for k in range(1, 9)]),
+               "z 1 to z 8 are draws from N(0, I). Each column should be of one class, each row "
+               "of one style.")
+    styles = dec(prior[:63], code.s[idx[-1:]].expand(63, -1))
+    rows = torch.cat([test.images(idx[-1:]), styles]).unflatten(0, (8, 8))
+    run.figure("styles", grid(rows), "The first image is a test image. The others have its s and "
+               "draws of z from N(0, I): one class in many styles.")
+    net = None
+    if data.train is not None:
+        run.stage("probes")
+        results.update(probe_codes(run, data, codes, steps))
+        run.stage("classifier and Frechet distance")
+        net, results["real_class_acc"] = classifier(data, args.data_dir, shows)
+        report_swaps(run, data, code, dec, net, prior[:len(test)], results, shows)
+        results["summary"] = {
+            "s in %": 100 * results["s_test_acc"], "sampled z in %": 100 * results["z_test_acc"],
+            "mean of z in %": 100 * results["z_mean_test_acc"],
+            "chance in %": 100 * results["chance"], "KL in nats": kl,
+            "active dimensions": results["active_dims"], "squared error": recon,
+            "class of s in swaps in %": 100 * results["swap_class_acc"],
+            "Frechet distance of swaps": results["swap_fid"]}
+    run.stage("swap grids, interpolations, t-SNE")
+    draw_codes(run, data, codes, dec, net, points)
+    if args.data == "mnist":
+        results["paper"] = "s 98.52 %, z 66.83 % (a port of it, Jha et al., Table 1)"
     run.finish(f"Disentangling with an adversary on {args.data}", results)
 
 
@@ -335,32 +429,31 @@ def evaluate(run, data, nets):
 
 
 def main(argv=None):
-    parser, groups = flags("mathieu", __doc__, data="mnist", epochs=20, batch_size=128, lr=2e-3)
-    add = groups["model"].add_argument
-    for name, released in (("s", 64), ("z", 512)):
-        add(f"--{name}-dim", type=number(int, low=1, high=4096), default=16,
-            help=f"numbers in {name} (default: 16; faces, sprites: 64; released: {released})")
-    add("--arch", choices=("small", "big"), default="small",
-        help="three 5x5 convolutions, or the released networks (default: small)")
-    add("--discriminator", choices=("class", "pair"), default="class",
-        help="told the class, the paper's, or shown another image of it (default: class)")
-    add = groups["objective"].add_argument
-    for name, default, text in (("recon", 0.35, "squared error with the partner's s"),
-                                ("own", 0.05, "squared error with the image's own s"),
-                                ("kl", 1.0, "the KL"),
-                                ("adv", 1.0, "the adversary's cross entropy, 0: none plays")):
-        add(f"--{name}-weight", default=default, help=f"of {text} (default: {default:g})",
-            type=number(float, **(dict(above=0) if name == "recon" else dict(low=0))))
+    parser = common_flags("mathieu", __doc__, epochs=20, batch_size=128, lr=2e-3, presets=PRESETS)
+    add = parser.add_argument
+    add("--s-dim", type=number(int, low=1, high=4096), default=16, help="size of s")
+    add("--z-dim", type=number(int, low=1, high=4096), default=16, help="size of z")
+    add("--recon-weight", type=number(float, above=0), default=0.35, help="weight of L_swap")
+    add("--own-weight", type=number(float, low=0), default=0.05, help="weight of L_own")
+    add("--kl-weight", type=number(float, low=0), default=1.0, help="weight of the KL")
+    add("--adv-weight", type=number(float, low=0), default=1.0, help="of L_adv; 0: no adversary")
+    add("--disc-lr", type=number(float, above=0), default=0.5, help="step size of Disc / --lr")
+    add("--disc-noise", type=number(float, low=0), default=0.0,
+        help="deviation of the noise on the images that Disc sees, pixels in [0, 1]")
+    add("--lr-floor", type=number(float, low=0, high=1), default=0.2, help="last step size / --lr")
     args = parse(parser, argv, PRESETS, SMOKE)
     if args.weights:
-        load(args.weights)                                  # before a folder is made
-    run = Run("mathieu", args)
+        load(args.weights)                                  # refuses them before a folder exists
     data = load_data(args.data, args.data_dir, args.image_size, args.limit, args.seed)
     need_pairs(data.train, data.classes)
-    data = run.begin(data)
+    args.n_classes = len(data.classes)                      # of Disc's embeddings
+    run = Run("mathieu", args, data)
     if not args.weights:
-        train(run, data)
-    evaluate(run, data, run.best_nets(load))
+        run.stage("classifier")
+        net, _ = classifier(run.data, args.data_dir, 10_000 if args.smoke else 100_000)
+        run.stage()
+        train(run, run.data, net)
+    evaluate(run, run.data, load(run.best, run.device))
 
 
 if __name__ == "__main__":

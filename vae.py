@@ -1,471 +1,561 @@
-"""VAE: Kingma, Welling, Auto-Encoding Variational Bayes, ICLR 2014, arxiv.org/abs/1312.6114
+"""VAE: Kingma and Welling, ICLR 2014, https://arxiv.org/abs/1312.6114, beside two autoencoders
 
-In go images; out come a code z and a decoder that draws images from it. --model vae is the paper;
-ae is the plain autoencoder, nae one whose code is normalised, both with two neurons in the middle.
-Written to runs/vae-<data>: curves, reconstructions, samples, t-SNE, an SVM on the codes, FID, the
-likelihood by importance sampling, a report.
+Input: images. Output: for each model of --model a code z per image, and a decoder that draws images
+from codes. vae is the paper's model, ae an autoencoder, nae an autoencoder whose codes have mean 0
+and variance 1. They are trained one after the other and compared.
 
-  ae:   mean over pixels of (x - Dec(z))^2, z = Enc(x)
-  nae:  the same, z = (Enc(x) - mean) / std, both over the batch, exact over train afterwards
-  vae:  L(x) = -E_q(z|x)[log p(x|z)] + beta KL(q(z|x) || N(0, I)), q(z|x) = N(mu, diag sigma^2)
-        one z a step (vae_loss); the first term a sum over pixels, the KL one over latents, in
-        nats an image, the mean over the batch
-  vae --iwae K: -log 1/K sum_k w_k, w_k = p(x|z_k) p(z_k) / q(z_k|x) (Burda et al. 2016)
+    vae:  L(x) = E_q(z|x)[-log p(x|z)] + beta KL(q(z|x) || N(0, I)), q(z|x) = N(mu, sigma^2)
+    ae:   L(x) = |x - Dec(z)|^2, z = Enc(x)
+    nae:  the same with z = (Enc(x) - mean) / deviation, both over the batch in training, over the
+          whole training set afterwards
+vae_losses computes the terms of the first with one z per image, by kl_divergence (appendix B) and
+bernoulli_log_likelihood or gaussian_log_likelihood (appendix C). squared_error is the second.
 
-bernoulli_log_likelihood, gaussian_log_likelihood, kl_divergence and log_mean_exp are the
-formulas by themselves. With --likelihood bernoulli on grey pixels the first term is the expectation
-over images binarised at random, a bound on their likelihood and not on the grey image's; --binarize
-(on for MNIST) draws them, afresh at every step and once from the seed for all that is measured.
+Loss terms are nats or squared errors per image: sums over pixels and latents, means over images.
+On grey pixels the Bernoulli term is its mean over images binarized at random, so it bounds their
+likelihood and not that of the grey image. --binarize draws pixels as 0 or 1: afresh in each step
+of training, and once for everything that is measured.
 
-  python vae.py                  # MNIST, 784-400-20: an NLL of 94.0 nats, a quarter of an hour
-  python vae.py --arch conv      # 86.3 nats, an hour on one busy core
-  python vae.py --model nae      # Fashion-MNIST, two neurons, the plain ae beside it; see README
-  python vae.py --hidden 200 200 --activation tanh --z-dim 50       # the net of Burda et al.
+    python vae.py                    # MNIST, 784-400-20: NLL 94.0 nats, a quarter of an hour
+    python vae.py --arch conv        # 86.3 nats, an hour on one busy core
+    python vae.py --model ae nae vae --data fashion --z-dim 2
+        # the comparison, 45 minutes: Frechet distance of samples vae 24, nae 30, ae 60
+    python vae.py --hidden 200 200 --activation tanh --z-dim 50         # as Burda et al. 2016
 
-Departures: Adam with a cosine for the paper's Adagrad; ReLU by default, where the paper has tanh;
-the decoder's output starts at the mean image (Burda et al.); a tenth of train, 5,000 of MNIST, is
-validation and chooses the epoch. nae and its ae start from the same weights and see the same
-batches; its saved epoch is the one that suits nae.
+Departures from the paper:
+- Adam with a cosine schedule instead of Adagrad; ReLU by default instead of tanh; sigma of the
+  Gaussian likelihood is a flag and not learned.
+- The decoder's output bias starts at the mean image (Burda et al.).
+- A tenth of the training set (5,000 images of MNIST) is for validation and chooses the epoch.
 """
 import argparse
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data import DataError, batches, load as load_data, pick
-from eval import (SideBySideRun as Run, accelerate, adam, binarize, binarized, checkpoint, columns,
-                  confusion, decay, decode, descend, encode, fid, filled, flags, grid, load_nets,
-                  make_rng, nll, number, over, parse, percent, run_command, sample, scatter,
-                  svm_report, tsne_points)
+from data import DataError, Split, batches, load as load_data, pick
+from eval import (Run, code_map, common_flags, cosine, curves, decode, encode, fid, grid,
+                  load_networks, make_rng, nll, number, parse, percent, run_command, set_lr,
+                  svm_report)
 
-TITLES = {"ae": "Autoencoder", "nae": "Normalised autoencoder", "vae": "VAE"}
-PHOTOS = ("faces", "yaleb")
-SMOKE = dict(data="digits", epochs=2, nll_k=50, nll_n=100)
-
-
-def presets(args):
-    """What a flag is where it is not typed, by --model, --arch and --data."""
-    vae, conv = args["model"] == "vae", args["arch"] == "conv"
-    data = "fashion" if not vae and args["data"] == "mnist" else args["data"]
-    return dict(data=data, hidden=[512] if conv else [400] if vae else [512, 128, 32],
-                z_dim=2 if not vae else 32 if conv else 20,
-                epochs=300 if data in PHOTOS else 100 if conv else 50)
-
+NAMES = {"vae": "VAE", "ae": "AE", "nae": "normalized AE"}
+SMOKE = dict(data="digits", epochs=20, batch_size=16, nll_k=200, nll_n=100)
 
 # %% Networks
 
 
-class Encoder(nn.Module):
-    """x (B, C, H, W) -> (mu, logvar) of q(z|x) for the vae, else (z,); each (B, Z).
+def mlp(width, hidden, activation):
+    """A list of fully connected layers, each with an activation: `width` inputs, then `hidden`."""
+    layers = []
+    for hidden_width in hidden:
+        layers += [nn.Linear(width, hidden_width), activation()]
+        width = hidden_width
+    return layers
 
-    arch fc: the layers of args["hidden"]. conv: halves the picture to 8 pixels or fewer first."""
 
-    def __init__(self, shape, args):
+class MLPEncoder(nn.Module):
+    """x (B, C, H, H) -> n_codes codes (B, Z) in a tuple: mu and logvar of q(z|x), or z. `norm` is
+    the last layer."""
+
+    def __init__(self, shape, hidden, z_dim, activation, n_codes, norm):
         super().__init__()
-        act = {"relu": nn.ReLU, "tanh": nn.Tanh}[args["activation"]]
-        maps = conv_maps(shape, args["arch"])
-        downs = [part for pair in zip(maps, maps[1:])       # side 28, 14, 7
-                 for part in (nn.Conv2d(*pair, 4, 2, 1), act())]
-        widths = [maps[-1] * (shape[1] >> len(maps) - 1)**2, *args["hidden"]]
-        layers = [part for pair in zip(widths, widths[1:]) for part in (nn.Linear(*pair), act())]
-        self.heads = 2 if args["model"] == "vae" else 1
-        self.net = nn.Sequential(*downs, nn.Flatten(), *layers,     # (B, 32 * 7 * 7), (B, 512)
-                                 nn.Linear(widths[-1], self.heads * args["z_dim"]))
-        self.norm = (nn.BatchNorm1d(args["z_dim"], eps=1e-8, affine=False)
-                     if args["model"] == "nae" else nn.Identity())
+        self.n_codes = n_codes
+        self.net = nn.Sequential(
+            nn.Flatten(), *mlp(math.prod(shape), hidden, activation),           # (B, 400)
+            nn.Linear(hidden[-1], n_codes * z_dim), norm)                       # (B, 40)
 
     def forward(self, x):
-        return self.norm(self.net(x)).chunk(self.heads, 1)
+        return self.net(x).chunk(self.n_codes, 1)
 
 
-class Decoder(nn.Module):
-    """z (..., Z) -> logits of pixels (..., C, H, W); their sigmoid is the image in [0, 1]."""
+class MLPDecoder(nn.Module):
+    """z (..., Z) -> logits of pixels (..., C, H, H); their sigmoid is the image in [0, 1]."""
 
-    def __init__(self, shape, args):
+    def __init__(self, shape, hidden, z_dim, activation):
         super().__init__()
-        act = {"relu": nn.ReLU, "tanh": nn.Tanh}[args["activation"]]
-        maps = conv_maps(shape, args["arch"])[::-1]
-        side = shape[1] >> len(maps) - 1
-        widths = [args["z_dim"], *args["hidden"][::-1], maps[0] * side**2]
-        layers = [part for pair in zip(widths, widths[1:]) for part in (nn.Linear(*pair), act())]
-        shaped = nn.Unflatten(1, (maps[0], side, side))     # fc: the picture itself
-        ups = [part for pair in zip(maps, maps[1:])         # side 7, 14, 28
-               for part in (nn.ConvTranspose2d(*pair, 4, 2, 1), act())]
-        (ups or layers).pop()                               # the last: no activation, and no bias
-        (ups or layers)[-1].bias = None                     # but the picture's
-        self.net = nn.Sequential(*layers, shaped, *ups)
-        self.bias = nn.Parameter(torch.zeros(*shape))       # train starts it at the mean image
+        self.net = nn.Sequential(
+            *mlp(z_dim, list(reversed(hidden)), activation),                    # (B, 400)
+            nn.Linear(hidden[0], math.prod(shape), bias=False),                 # (B, 784)
+            nn.Unflatten(1, tuple(shape)))                                      # (B, 1, 28, 28)
+        self.bias = nn.Parameter(torch.zeros(*shape))       # training starts it at the mean image
 
     def forward(self, z):
         return self.net(z.flatten(0, -2)).unflatten(0, z.shape[:-1]) + self.bias
 
 
-def conv_maps(shape, arch):
-    """Numbers of feature maps, the picture's channels first, for fc nothing more: 1, 16, 32."""
-    maps, side = [shape[0]], shape[1]
-    while arch == "conv" and side > 8 and side % 2 == 0:
-        maps, side = [*maps, 8 * 2 ** len(maps)], side // 2
-    if arch == "conv" and side > 16:
-        raise DataError(f"--arch conv cannot halve {shape[1]} pixels to 16 or fewer; choose "
-                        "another --image-size, such as 28, 32 or 64.")
-    return maps
+class ConvEncoder(nn.Module):
+    """MLPEncoder with two convolutions in front."""
+
+    def __init__(self, shape, hidden, z_dim, activation, n_codes, norm):
+        super().__init__()
+        self.n_codes = n_codes
+        channels, size, _ = shape
+        self.net = nn.Sequential(
+            nn.Conv2d(channels, 16, 4, 2, 1), activation(),                     # (B, 16, 14, 14)
+            nn.Conv2d(16, 32, 4, 2, 1), activation(), nn.Flatten(),             # (B, 32 * 7 * 7)
+            *mlp(32 * (size // 4)**2, hidden, activation),                      # (B, 512)
+            nn.Linear(hidden[-1], n_codes * z_dim), norm)                       # (B, 64)
+
+    def forward(self, x):
+        return self.net(x).chunk(self.n_codes, 1)
+
+
+class ConvDecoder(nn.Module):
+    """MLPDecoder with two transposed convolutions behind."""
+
+    def __init__(self, shape, hidden, z_dim, activation):
+        super().__init__()
+        channels, size, _ = shape
+        self.net = nn.Sequential(
+            *mlp(z_dim, [*reversed(hidden), 32 * (size // 4)**2], activation),  # (B, 32 * 7 * 7)
+            nn.Unflatten(1, (32, size // 4, size // 4)),                        # (B, 32, 7, 7)
+            nn.ConvTranspose2d(32, 16, 4, 2, 1), activation(),                  # (B, 16, 14, 14)
+            nn.ConvTranspose2d(16, channels, 4, 2, 1, bias=False))              # (B, 1, 28, 28)
+        self.bias = nn.Parameter(torch.zeros(*shape))
+
+    def forward(self, z):
+        return self.net(z.flatten(0, -2)).unflatten(0, z.shape[:-1]) + self.bias
 
 
 def build(shape, args):
-    """{"enc": Encoder, "dec": Decoder} for images of `shape` (C, H, W), or DataError; for nae also
-    "ae_enc", "ae_dec", the plain autoencoder with the same first weights, unless --ae gives it."""
-    nets, beside = {}, args["model"] == "nae" and not args["ae"]
-    for prefix, model in {"": args["model"], **({"ae_": "ae"} if beside else {})}.items():
-        with torch.random.fork_rng(devices=[]):
+    """{model: {"enc", "dec"}} for images of `shape` (C, H, W). All decoders start from the same
+    weights, and those encoders that have the same layers. Raises DataError if conv cannot halve."""
+    if args["arch"] == "conv" and shape[1] % 4 > 0:
+        raise DataError(f"--arch conv halves images twice and {shape[1]} pixels do not allow that; "
+                        "choose another --image-size, such as 28, 32 or 64.")
+    activation = {"relu": nn.ReLU, "tanh": nn.Tanh}[args["activation"]]
+    size = (shape, args["hidden"], args["z_dim"], activation)
+    models = {}
+    for model in args["model"]:
+        n_codes = 2 if model == "vae" else 1
+        norm = nn.Identity()
+        if model == "nae":
+            norm = nn.BatchNorm1d(args["z_dim"], eps=1e-8, affine=False)
+        with torch.random.fork_rng(devices=[]):             # leaves a notebook's generator alone
             torch.manual_seed(args["seed"])
-            for name, net in (("enc", Encoder), ("dec", Decoder)):
-                nets[prefix + name] = net(shape, {**args, "model": model})
-    return nets
+            if args["arch"] == "conv":
+                nets = {"dec": ConvDecoder(*size), "enc": ConvEncoder(*size, n_codes, norm)}
+            else:
+                nets = {"dec": MLPDecoder(*size), "enc": MLPEncoder(*size, n_codes, norm)}
+        models[model] = nets
+    return models
 
 
 def load(path, device="cpu"):
-    """The trained networks of a checkpoint such as RUN/best.pt, by the names of `build`."""
-    return load_nets(path, "vae", build, device)
+    """The trained networks of a checkpoint such as RUN/best.pt: {"vae": {"enc", "dec"}, ...}."""
+    return load_networks(path, "vae", build, device)
 
 
 # %% Objective
 
 
 def kl_divergence(mu, logvar):
-    """KL(N(mu, sigma^2) || N(0, 1)) in nats, elementwise (Kingma, Welling, appendix B)."""
-    return 0.5 * (mu.square() + logvar.exp() - logvar - 1)
+    """KL(N(mu, sigma^2) || N(0, I)) in nats, (B,) of mu and logvar (B, Z)."""
+    return 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(1)
 
 
 def bernoulli_log_likelihood(x, logits):
-    """log p(x|z) in nats (...) of pixels x (..., C, H, W) in [0, 1] under Bernoullis with these
-    logits: the sum of x log p + (1 - x) log(1 - p), from logits, where log(0) does not occur. On
-    grey pixels the expectation over images binarised at random."""
+    """log p(x|z) in nats, (...) of pixels x in [0, 1] and logits, both (..., C, H, W): the sum of
+    x log p + (1 - x) log(1 - p)."""
     bce = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none")
     return -bce.flatten(-3).sum(-1)
 
 
 def gaussian_log_likelihood(x, mean, sigma):
-    """log p(x|z) in nats (...), a density, of pixels x (..., C, H, W) under N(mean, sigma^2)."""
-    squared = ((x - mean) / sigma).square().flatten(-3).sum(-1)
+    """log p(x|z) in nats, a density, (...) of pixels x and mean, both (..., C, H, W)."""
+    squared = (((x - mean) / sigma)**2).flatten(-3).sum(-1)
     return -0.5 * squared - x[0].numel() * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
 
 
-def log_mean_exp(x, dim=0):
-    """log of the mean of exp(x) along `dim`, without overflow."""
-    return x.logsumexp(dim) - math.log(x.shape[dim])
-
-
-def likelihood(args):
-    """log p(x|z) as a function of x (B, C, H, W) and logits (K, B, C, H, W): (K, B) nats."""
+def log_likelihood(x, logits, args):
+    """log p(x|z) in nats, (...), of the kind that --likelihood names."""
     if args.likelihood == "bernoulli":
-        return bernoulli_log_likelihood
-    return lambda x, logits: gaussian_log_likelihood(x, logits.sigmoid(), args.sigma)
+        return bernoulli_log_likelihood(x, logits)
+    return gaussian_log_likelihood(x, logits.sigmoid(), args.sigma)
 
 
-def vae_loss(enc, dec, x, noise, log_likelihood, beta=1.0, iwae=None):
-    """(loss, -log p(x|z), KL), means over the batch in nats an image: the negative bound, or that
-    of Burda et al. with `iwae`. x (B, C, H, W), noise (K, B, Z) from N(0, I), K samples of z."""
-    mu, logvar = (part.to(x.dtype) for part in enc(x))      # of --amp's bfloat16
-    z = mu + (0.5 * logvar).exp() * noise                   # (K, B, Z)
-    log_p = log_likelihood(x, dec(z).to(x.dtype))           # (K, B)
-    recon, kl = -log_p.mean(), kl_divergence(mu, logvar).sum(1).mean()
-    if iwae:                                                # log p(z) - log q(z|x): 2 pi cancels
-        log_w = log_p + 0.5 * (noise.square() + logvar - z.square()).sum(-1)
-        return torch.stack([-log_mean_exp(log_w).mean(), recon, kl])
-    return torch.stack([recon + beta * kl, recon, kl])
+def vae_losses(enc, dec, x, noise, args):
+    """-log p(x|z) and KL in nats, means over the images x (B, C, H, W); noise (B, Z): N(0, I)."""
+    mu, logvar = enc(x)
+    mu = mu.to(x.dtype)                                     # from bfloat16 with --amp
+    logvar = logvar.to(x.dtype)
+    z = mu + (0.5 * logvar).exp() * noise
+    logits = dec(z).to(x.dtype)
+    return -log_likelihood(x, logits, args).mean(), kl_divergence(mu, logvar).mean()
 
 
-def ae_loss(enc, dec, x):
-    """Mean squared error a pixel."""
-    return F.mse_loss(dec(enc(x)[0]).to(x.dtype).sigmoid(), x)
-
-
-def losses(models, x, rng, args, of_vae=vae_loss, of_ae=ae_loss):
-    """What is logged of a batch x (B, C, H, W): vae_loss's three terms, or each model's ae_loss."""
-    if args.model != "vae":
-        return torch.stack([of_ae(enc, dec, x) for enc, dec in models])
-    noise = torch.randn(args.iwae or 1, len(x), args.z_dim, generator=rng, device=x.device)
-    return of_vae(*models[0], x, noise, likelihood(args), args.beta, args.iwae)
-
-
-def couples(nets):
-    """[(enc, dec)] of the model, and of the ae beside nae."""
-    return [(nets[p + "enc"], nets[p + "dec"]) for p in ("", "ae_") if p + "enc" in nets]
+def squared_error(enc, dec, x):
+    """|x - Dec(Enc(x))|^2 of ae and nae, summed over pixels, the mean over images."""
+    z, = enc(x)
+    return F.mse_loss(dec(z).to(x.dtype).sigmoid(), x, reduction="sum") / len(x)
 
 
 # %% Training
 
 
-def train(run, data, seen):
-    """Trains; best.pt is the epoch with the lowest validation loss. seen: the splits as everything
-    but training sees them, binarised once where --binarize is on."""
-    args, device, split = run.args, run.device, data.train
-    nets = {name: net.to(device) for name, net in build(run.shape, vars(args)).items()}
-    models, vae = couples(nets), args.model == "vae"
-    for _, dec in models:
-        dec.bias.data = split.mean_image().clamp(0.001, 0.999).logit()
-    opt = adam(*nets.values(), lr=args.lr)
-    rng = torch.Generator(device).manual_seed(args.seed)
-    cast, *fast = accelerate(args, device, vae_loss, ae_loss)
-    names = ("loss", "recon", "kl") if vae else ("mse", "ae_mse")[:len(models)]
-    ten = seen["test"].images(pick(data.test.y, 10, args.seed))
-    batch = min(args.batch_size, len(split))
-    steps = len(split) // batch
-    done = run.resume(nets, opt=opt, rng=rng)
-    if not done:
-        settle(nets, split)
-        run.kept["before training"] = rebuild(*models[0], ten)
-    for epoch in range(done, args.epochs):
-        for net in nets.values():
-            net.train()
-        terms = []
-        for i, index in enumerate(batches(split, batch, rng)):
-            decay([opt], args.lr, (epoch + i / steps) / args.epochs)
-            x = binarize(split.images(index), rng) if args.binarize else split.images(index)
-            with cast():
-                term = losses(models, x, rng, args, *fast)
-            descend([term[0] if vae else term.sum()], [opt])
-            terms.append(term.detach())
-            run.progress(epoch, i + 1, steps)
-        settle(nets, split)
-        if epoch == 0:
-            run.kept["after epoch 1"] = rebuild(*models[0], ten)
-        run.kept["after the last"] = rebuild(*models[0], ten)
-        means = run.means(names, terms)
-        for key in ("val", "test"):                         # test is drawn and chooses nothing
-            means |= zip((key, "ae_" + key)[:len(models)], held_out(models, seen[key], args))
-        run.log(steps * batch, **means)
-        run.save(means["val"], nets, opt=opt, rng=rng)
+def binarize(x, rng):
+    """Pixels (...) drawn as 0 or 1 with their brightness in [0, 1] as probability."""
+    return (torch.rand(x.shape, generator=rng, device=x.device) < x).float()
 
 
-def settle(nets, split):
-    """Eval mode; nae's norm gets the exact statistics over train, which running ones lag behind."""
-    for net in nets.values():
-        net.eval()
-    norm, net = nets["enc"].norm, nets["enc"].net
-    if isinstance(norm, nn.BatchNorm1d):
-        code, = encode(lambda x: [net(x)], split)
-        norm.running_mean.copy_(code.mean(0))
-        norm.running_var.copy_(code.var(0, correction=0))
-
-
-def held_out(models, split, args):
-    """losses over a split, with seeded z."""
-    return over(split, lambda x, rng: losses(models, x, rng, args), args.seed).tolist()
+def measured_splits(data, args):
+    """{name: split} as they are measured: with --binarize their pixels are drawn once."""
+    splits = data.splits()
+    if args.binarize:
+        for name, split in splits.items():
+            rng = make_rng(args.seed, f"binarize {name}", split.device)
+            parts = [255 * binarize(x.float() / 255, rng) for x in split.x.split(5000)]
+            splits[name] = Split(torch.cat(parts).byte(), split.y, split.factors)
+    return splits
 
 
 @torch.no_grad()
-def rebuild(enc, dec, x):
-    """Images (N, C, H, W) in [0, 1] from the codes of x, the means of q(z|x) for the vae."""
-    return dec(enc(x)[0]).sigmoid()
+def set_statistics(model, enc, split):
+    """Eval mode; nae's codes get mean 0 and variance 1 over a split, exactly."""
+    enc.eval()
+    if model == "nae":
+        norm = enc.net[-1]
+        norm.reset_running_stats()                          # the identity
+        z, = encode(enc, split)
+        norm.running_mean.copy_(z.mean(0))
+        norm.running_var.copy_(z.var(0, correction=0))
+
+
+@torch.no_grad()
+def keep_images(run, model, when, enc, dec, x):
+    """Keeps images and their reconstructions, from the mean of q(z|x), for the figure learning."""
+    run.kept["original"] = x
+    run.kept[f"{NAMES[model]}:\n{when}"] = dec(enc(x)[0]).sigmoid()
+
+
+@torch.no_grad()
+def validation_loss(model, enc, dec, split, args):
+    """Means over a split: -log p(x|z), with a seeded z, and KL; squared error and 0 without q."""
+    rng = make_rng(args.seed, "validation", split.device)
+    total = torch.zeros(2, device=split.device)
+    for idx in torch.arange(len(split), device=split.device).split(500):
+        x = split.images(idx)
+        if model == "vae":
+            noise = torch.randn(len(x), args.z_dim, generator=rng, device=split.device)
+            recon, kl = vae_losses(enc, dec, x, noise, args)
+        else:
+            recon = squared_error(enc, dec, x)
+            kl = torch.zeros_like(recon)
+        total += torch.stack([recon, kl]) * len(x) / len(split)
+    return total.tolist()
+
+
+def train(run, data, measured, model):
+    """Trains one model. best.pt holds the epoch with the lowest validation loss."""
+    args = run.args
+    device = run.device
+    nets = build(run.shape, vars(args))[model]
+    enc = nets["enc"].to(device)
+    dec = nets["dec"].to(device)
+    dec.bias.data = data.train.mean_image().clamp(0.001, 0.999).logit()
+    if args.compile:
+        enc.compile()
+        dec.compile()
+    opt = torch.optim.Adam([*enc.parameters(), *dec.parameters()], lr=args.lr,
+                           fused=device.type != "mps")      # one kernel for all weights
+    rng = make_rng(args.seed, "images", device)             # the same batches for each model
+    rng_noise = make_rng(args.seed, "noise", device)        # which only the vae draws
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp, cache_enabled=False)
+    batch_size = min(args.batch_size, len(data.train))
+    steps_per_epoch = len(data.train) // batch_size
+    shown = measured["test"].images(pick(data.test.y, 10, args.seed))
+
+    start = run.resume(model, enc=enc, dec=dec, opt=opt, rng=rng, rng_noise=rng_noise)
+    if start == 0:
+        set_statistics(model, enc, measured["train"])
+        keep_images(run, model, "before training", enc, dec, shown)
+    for epoch in range(start, args.epochs):
+        enc.train()
+        for step, idx in enumerate(batches(data.train, batch_size, rng)):
+            set_lr(opt, args.lr * cosine((epoch + step / steps_per_epoch) / args.epochs))
+            x = data.train.images(idx)                      # (B, C, H, W)
+            if args.binarize:
+                x = binarize(x, rng)
+            with autocast:
+                if model == "vae":
+                    noise = torch.randn(len(x), args.z_dim, generator=rng_noise, device=device)
+                    recon, kl = vae_losses(enc, dec, x, noise, args)
+                    loss = recon + args.beta * kl
+                    run.track(recon=recon, kl=kl, loss=loss)
+                else:
+                    loss = squared_error(enc, dec, x)
+                    run.track(loss=loss)
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+
+        set_statistics(model, enc, measured["train"])
+        if epoch == 0:
+            keep_images(run, model, "after epoch 1", enc, dec, shown)
+        keep_images(run, model, "at the end", enc, dec, shown)
+        val_recon, val_kl = validation_loss(model, enc, dec, measured["val"], args)
+        test_recon, test_kl = validation_loss(model, enc, dec, measured["test"], args)
+        val = val_recon + args.beta * val_kl
+        run.end_epoch(score=val, val=val, test=test_recon + args.beta * test_kl)
 
 
 # %% Evaluation
 
 
-def off_support(prior, train, test):
-    """The share of draws `prior` (N, Z) that lie farther from the nearest train code than 99 % of
-    the test codes do: there the decoder has never been."""
+def off_support(prior, train, test, active):
+    """The share of codes `prior` (n, Z) that lie farther from the nearest code of train (N, Z) than
+    99 % of the codes of test do: the decoder was not trained there. Latents outside the mask
+    `active` (Z,) are left out: they are N(0, 1) whatever the image is."""
     from sklearn.neighbors import NearestNeighbors
-    nearest = NearestNeighbors(n_neighbors=1).fit(train.cpu().numpy())
-    far, usual = (torch.from_numpy(nearest.kneighbors(code.cpu().numpy())[0][:, 0])
-                  for code in (prior, test))
-    return (far > usual.quantile(0.99)).float().mean().item()
+    if not active.any():
+        return 0.0
+    nearest = NearestNeighbors(n_neighbors=1).fit(train[:, active].cpu().numpy())
+    usual, _ = nearest.kneighbors(test[:, active].cpu().numpy())
+    distance, _ = nearest.kneighbors(prior[:, active].cpu().numpy())
+    return float((distance > np.quantile(usual, 0.99)).mean())
 
 
-def draw_plane(run, name, decode, train, test, data):
-    """The figures of 2-D codes, train and test (N, 2): the plane, and decode(z) all over it."""
-    run.figure(f"plane_{name}", scatter({f"{name}, test codes": (
-        test.cpu().numpy(), data.test.y, data.classes)}, run.args.seed, ticks=True),
-        "Where the test images lie. N(0, I), from which samples are drawn, fills a disc of radius "
-        "2 to 3 around the origin.")
-    across, up = train.quantile(torch.linspace(0.02, 0.98, 20, device=train.device), 0).T
-    images = decode(torch.cartesian_prod(up.flip(0), across).flip(1)).unflatten(0, (20, 20))
-    run.figure(f"decoded_{name}", grid(images, xlabel="first neuron", ylabel="second neuron"),
-               "The same plane decoded, at 20 x 20 percentiles of the train codes, from 2 to 98.")
+def likelihood(run, test, nets, mu, logvar):
+    """Bound and NLL of the vae: adds table and findings to the report, returns the results."""
+    args = run.args
+    recon, kl = validation_loss("vae", nets["enc"], nets["dec"], test, args)
+    r = {"test_elbo": recon + kl, "test_recon": recon, "test_kl": kl}
+    rows = [("negative bound", recon + kl, None, None, None),
+            ("-log p(x|z)", recon, None, None, None), ("KL", kl, None, None, None)]
+    for key, k in (("nll_100", min(100, args.nll_k)), ("nll", args.nll_k)):
+        q = nll(test.images(slice(None)), mu, logvar,
+                lambda x, z: log_likelihood(x, nets["dec"](z), args), k, args.nll_n,
+                args.likelihood == "bernoulli", args.seed)
+        r[key] = q
+        rows.append((f"NLL, {k:,} samples of z, {q['n']:,} random images", q["nats"], q["stderr"],
+                     q["ess"], q["bits_per_dim"]))
+    kind = args.likelihood
+    if kind == "bernoulli" and not args.binarize:
+        kind = "bernoulli on grey pixels: it bounds that of images binarized at random"
+    run.table("Likelihood of test images", ("", "nats per image", "standard error",
+                                            "effective samples", "bits/dim"), rows,
+              f"Likelihood: {kind}. A density has no bits/dim. Error: over images, not trainings.")
+    gap = abs(r["nll_100"]["nats"] - q["nats"])
+    verdict = "less than the standard error, so the estimate has converged"
+    if q["stderr"] is not None and gap > q["stderr"]:
+        verdict = "more than the standard error: it has not converged, and the true NLL is lower"
+    run.note(f"VAE: the negative bound is {recon + kl:.2f} nats per image, of which {kl:.2f} are "
+             f"the KL. The NLL of {q['n']:,} random images is {q['nats']:.2f}. With "
+             f"{r['nll_100']['k']} samples of z it differs by {gap:.2f}, {verdict}.")
+    return r
 
 
-def tell_vae(run, classes, r):
-    """On the likelihood, the samples and the codes of vae.py; classes: the set's names."""
-    args, vae = run.args, run.args.model == "vae"
-    if vae:
-        density = (f"a Gaussian density, sigma {args.sigma:g}" if args.likelihood == "gaussian" else
-                   "Bernoulli, with pixels binarised at random" if args.binarize else
-                   "Bernoulli on grey pixels: bounds on the likelihood of images binarised at "
-                   "random, not of the grey ones")
-        header = "", "nats an image", "standard error", "bits/dim"
-        run.table("Likelihood of test images", header, [
-            ("negative bound", r["test_elbo"], "", ""), ("-log p(x|z)", r["test_recon"], "", ""),
-            ("KL", r["test_kl"], "", ""),
-            *((f"NLL, {q['k']:,} samples of z, {q['n']:,} images", q["nats"], q["stderr"],
-               q["bits_per_dim"]) for q in (r["nll"], r["nll_all"]))],
-            f"The likelihood is {density}.")
-        run.say(f"The likelihood is {density}. The bound is {{test_elbo:.2f}} nats an image, of "
-                "which {test_kl:.2f} are the KL; {nll.k} samples give an NLL of {nll:nats}. "
-                f"{{active_units}} of {args.z_dim:,} latents are active (variance of the mean "
-                "above 0.01).", r)
-    sides = {args.model: r} | ({"ae": r["beside"]} if r["beside"] else {})
-    run.side_by_side("Samples and reconstructions of test images", sides, {
-        "squared error a pixel": "test_mse", "Frechet distance of samples": "fid.value",
-        "Frechet distance of reconstructions": "fid_recon.value",
-        "of as many train images": "fid.floor"},
-        "".join(filled(r, "Features: {fid.features}; {fid.n} samples.")))
-    for name, side in sides.items():
-        means, deviations = (f"{min(side[key]):.2f} to {max(side[key]):.2f}"
-                             for key in ("code_mean", "code_std"))
-        run.say(f"{name}: the codes have means of {means} and deviations of {deviations}; of the "
-                "draws from N(0, I) {off_support:%} fall where no code lies (1 % of test codes "
-                "do).", side)
-    if r["beside"] and r["fid"]:
-        nearer = r["fid"]["value"] < r["beside"]["fid"]["value"]
-        run.say(f"The samples of nae are {'nearer to' if nearer else 'farther from'} real images "
-                "than those of ae (Frechet distance {fid.value:.0f} and {beside.fid.value:.0f}). "
-                "Both are drawn from N(0, I), and only a code held to mean 0 and variance 1 lies "
-                "there; two moments do not make it a Gaussian.", r)
-    if r["fid"]:
-        ratio = r["fid"]["value"] / r["fid_recon"]["value"]
-        run.say(f"Samples are {ratio:.1f} times as far from real images as reconstructions, whose "
-                "squared error is {test_mse:.4f} a pixel: "
-                + ("the same quality." if ratio < 1.25 else "another quality. The decoder draws "
-                   "what the encoder gives it better than what N(0, I) does."), r)
-    for kernel in ("linear", "rbf")[1 - vae:]:
-        s = r[f"svm_{kernel}"]
-        run.table(f"SVM on the codes, {kernel} kernel", ("class", "precision", "recall", "F1"), [
-            (name, *map(percent, scores)) for name, *scores in
-            zip(classes, s["precision"], s["recall"], s["f1"])],
-            f"Accuracy on test images: {percent(s['accuracy'])}."
-            + " The codes are the means of q(z|x) of grey pixels." * vae)
+def measure(run, data, measured, model, nets, prior):
+    """Reconstructions of the test images, samples (decoded from the codes `prior`), codes of the
+    test images and results of one model; None for what needs training images without them."""
+    args = run.args
+    test = data.test
+    r = {"fid": None, "fid_recon": None, "off_support": None, "svm_linear": None, "svm_rbf": None}
+    rng = make_rng(args.seed, "codes", run.device)
+    codes = {}
+    z = {}
+    for name, split in measured.items():
+        codes[name] = encode(nets["enc"], split)
+        mu = codes[name][0]
+        z[name] = mu
+        if model == "vae":                                  # a draw from q(z|x)
+            noise = torch.randn(mu.shape, generator=rng, device=run.device)
+            z[name] = mu + (0.5 * codes[name][1]).exp() * noise
+    mu = codes["test"][0]
+    active = torch.ones_like(mu[0], dtype=torch.bool)
+    if model == "vae":
+        active = mu.var(0) > 0.01                           # Burda et al. 2016
+        r.update(likelihood(run, measured["test"], nets, mu, codes["test"][1]))
+    recon = decode(nets["dec"], mu).sigmoid()
+    samples = decode(nets["dec"], prior).sigmoid()
+    r.update(test_mse=((recon - test.images(slice(None)))**2).mean().item(),
+             active_units=int(active.sum()), code_mean=z["test"].mean(0).tolist(),
+             code_std=z["test"].std(0).tolist())
+    if data.train is not None:
+        shows, judges = (10_000, 1) if args.smoke else (100_000, 3)
+        r["off_support"] = off_support(prior, z["train"], z["test"], active)
+        r["fid"] = fid(args.fid, data, args.data_dir, samples, args.seed, shows, judges)
+        r["fid_recon"] = fid(args.fid, data, args.data_dir, recon, args.seed, shows, judges)
+        points = 10_000 if args.z_dim < 3 else None         # of mixed classes: slow
+        r.update(svm_report(run, NAMES[model], (codes["train"][0], data.train.y), (mu, test.y),
+                            points))
+    return recon, samples, z["test"], r
+
+
+def report_models(run, results):
+    """The table of all models, where their codes lie, and which is best at what and why."""
+    rows = []
+    for model, r in results.items():
+        distances = [None, None, None]
+        if r["fid"] is not None:
+            distances = [r["fid"]["value"], r["fid"]["floor"], r["fid_recon"]["value"]]
+        means = f"{min(r['code_mean']):.2f} to {max(r['code_mean']):.2f}"
+        deviations = f"{min(r['code_std']):.2f} to {max(r['code_std']):.2f}"
+        rows.append((NAMES[model], *distances, r["test_mse"], means, deviations, r["active_units"],
+                     percent(r["off_support"])))
+        if r["off_support"] is not None:
+            meaning = "samples come from codes like those that the decoder was trained on"
+            if r["off_support"] > 0.05:
+                meaning = "the decoder was not trained on the codes of these samples"
+            elif max(r["code_std"]) > 2:
+                meaning = "samples come from the middle of the codes only"
+            run.note(f"{NAMES[model]}: the codes have means of {means} and deviations of "
+                     f"{deviations}; {percent(r['off_support'])} of the draws from N(0, I) lie off "
+                     f"those of the training images (1 % of test codes do): {meaning}.")
+    run.table("Models on test images", (
+        "model", "Frechet distance of samples", "of train images", "of reconstructions",
+        "squared error per pixel", "means of codes", "deviations", "active latents",
+        "draws off the codes"), rows, "Frechet distances compare models on one set only. Active: "
+        "variance of the mean above 0.01; the other latents of a VAE hold nothing. Off the codes: "
+        "farther from the nearest training code than 99 % of the test codes, in active latents.")
+    if len(rows) > 1 and rows[0][1] is not None:
+        order = sorted(results, key=lambda model: results[model]["fid"]["value"])
+        ranking = ", ".join(f"{NAMES[m]} {results[m]['fid']['value']:.1f}" for m in order)
+        first = results[order[0]]
+        last = results[order[-1]]
+        cause = (f"which the codes do not explain: {percent(last['off_support'])} of the draws lie "
+                 f"off them, and {percent(first['off_support'])} off those of the first")
+        if last["off_support"] > first["off_support"] + 0.05:
+            cause = (f"because {percent(last['off_support'])} of its samples have codes that its "
+                     "decoder was not trained on, and of the first "
+                     f"{percent(first['off_support'])}")
+        elif max(last["code_std"]) > 2:
+            cause = (f"because its codes deviate by up to {max(last['code_std']):.1f}, and N(0, I) "
+                     "draws from the middle of them only")
+        run.note(f"Frechet distance of samples: {ranking} ({rows[0][2]:.1f} for train images). The "
+                 f"{NAMES[order[-1]]} is farthest from real images, {cause}.")
+        errors = sorted(results, key=lambda model: results[model]["test_mse"])
+        ranking = ", ".join(f"{NAMES[m]} {results[m]['test_mse']:.4f}" for m in errors)
+        verdict = "also draws the best samples"
+        if errors[0] != order[0]:
+            verdict = "does not draw the best samples, which need codes that resemble N(0, I)"
+        run.note(f"Squared error per pixel of reconstructions: {ranking}. The {NAMES[errors[0]]} "
+                 f"reconstructs best and {verdict}.")
 
 
 @torch.no_grad()
-def evaluate(run, data, seen, nets):
-    """The figures and measurements of each model, from best.pt; fills the report."""
-    args, seed, test, vae = run.args, run.args.seed, data.test, run.args.model == "vae"
-    points, n, shows = (200, 300, 5000) if args.smoke else (2000, 10_000, 100_000)
-    if args.ae:
-        nets |= {"ae_" + name: net for name, net in load(args.ae, run.device).items()}
-    rng, ten = make_rng(seed, "samples", run.device), pick(test.y, 10, seed)
-    noise = torch.randn(n, args.z_dim, generator=rng, device=run.device)
-    rows, drawn, found = {"original": test.images(ten)}, {}, {}
-    for name, (enc, dec) in [*zip((args.model, "ae"), couples(nets))][::-1]:    # its own last
-        with run.doing(f"codes, samples and FID of {name}"):
-            codes = {key: encode(enc, split) for key, split in seen.items()}
-            z = {key: sample(tuple(code) if vae else code[0], rng) for key, code in codes.items()}
-            rebuilt, drawn[name] = (decode(dec, code).sigmoid() for code in
-                                    (codes["test"][0], noise))
-            rows[name] = rebuilt[ten]
-            found[name] = {
-                "test_mse": (rebuilt - test.images(slice(None))).square().mean().item(),
-                "code_mean": z["train"].mean(0).tolist(), "code_std": z["train"].std(0).tolist(),
-                "off_support": off_support(noise, z["train"], z["test"]),
-                **{key: fid(args.fid, data, args.data_dir, images, seed, shows) for key, images in
-                   (("fid", drawn[name]), ("fid_recon", rebuilt))}}
+def evaluate(run, data, measured, models):
+    """Figures and measurements of the trained models; writes the report."""
+    args = run.args
+    n, points = (300, 200) if args.smoke else (10_000, 2000)
+    rng = make_rng(args.seed, "samples", run.device)
+    prior = torch.randn(n, args.z_dim, generator=rng, device=run.device)
+    chosen = pick(data.test.y, 10, args.seed)
+    results = {}
+    codes = {}
+    panels = {}
+    summary = {}
+    rows = {"original": data.test.images(chosen)}
+    sample_rows = {}
+    for model, nets in models.items():
+        name = NAMES[model]
+        run.stage(f"{name}: codes, likelihood, samples, Frechet distances, SVM")
+        recon, samples, codes[name], r = measure(run, data, measured, model, nets, prior)
+        results[model] = r
+        rows[f"{name}:\nreconstructions"] = recon[chosen]
+        sample_rows[f"{name}:\nsamples"] = samples[:10]
+        run.figure(f"samples_100_{model}", grid(samples[:100].unflatten(0, (10, 10))), "A hundred "
+                   f"samples of the {name}. Are they likely images, and is every class there?")
         if args.z_dim == 2:
-            draw_plane(run, name, lambda code: dec(code).sigmoid(), z["train"], z["test"], data)
-    results = found[args.model] | {"beside": found.get("ae") if args.model == "nae" else None}
-
-    with run.doing("figures"):
-        run.figure("curves", columns(run.history, {
-            "negative bound, nats": ["loss", "val", "test"], "-log p(x|z), nats": ["recon"],
-            "KL, nats": ["kl"]} if vae else {
-            f"{name}, squared error a pixel": [prefix + key for key in ("mse", "val", "test")]
-            for name, prefix in ((args.model, ""), ("ae", "ae_"))
-            if prefix + "mse" in run.history[0]}),
-            "Train, validation and test should fall together; validation chose the epoch.")
-        run.figure("reconstructions", grid(torch.stack([*rows.values()]), list(rows)),
-                   "Ten test images above what their codes give back.")
-        kept = {"original": rows["original"]} | {name: images.to(run.device)
-                                                 for name, images in run.kept.items()}
-        run.figure("learning", grid(torch.stack([*kept.values()]), list(kept)),
-                   "The same images as training goes on.")
-        run.figure("samples", grid(torch.stack([x[:10] for x in drawn.values()]), list(drawn)),
-                   "Ten draws of z from N(0, I), decoded; the same z in every row.")
-        run.figure("samples_100", grid(drawn[args.model][:100].unflatten(0, (-1, 10))),
-                   "A hundred draws: how many are likely images, and is every class there?")
-    with run.doing("t-SNE"):
-        shown = ({"mean of z": codes["test"][0]} if vae else {}) | {"z": z["test"]}
-        placed = {name: tsne_points(code, seed, points) for name, code in shown.items()}
-        run.figure("tsne", scatter({name: (xy, test.y[i], data.classes)
-                                    for name, (xy, i) in placed.items()}, seed),
-                   "Classes apart: the code tells them apart, though training never saw one.")
-    with run.doing("SVM"):
-        grey = [(encode(enc, split)[0], split.y) for split in (data.train, test)]
-        for kernel in ("linear", "rbf") if vae else ("rbf",):       # 2 neurons mix the classes
-            results[f"svm_{kernel}"] = svm_report(*grey, kernel, seed,
-                                                  20_000 if args.z_dim == 2 else None)
-        run.figure("confusion", confusion(results["svm_rbf"]["confusion"], data.classes),
-                   "What an SVM with an RBF kernel takes the test codes for.")
-    if vae:
-        with run.doing("likelihood"):
-            bound = argparse.Namespace(**{**vars(args), "beta": 1.0, "iwae": None})
-            results |= zip(("test_elbo", "test_recon", "test_kl"),
-                           held_out([(enc, dec)], seen["test"], bound))
-            mu, logvar = codes["test"]
-            results["active_units"] = int((mu.var(0) > 0.01).sum())
-            for key, index, k in (("nll", pick(test.y, args.nll_n, seed), args.nll_k),
-                                  ("nll_all", slice(None), min(100, args.nll_k))):
-                results[key] = nll(seen["test"].images(index), mu[index], logvar[index],
-                                   lambda x, z: likelihood(args)(x, dec(z)), k, seed=seed)
-    tell_vae(run, data.classes, results)
-    run.finish(f"{TITLES[args.model]} on {args.data}", results)
+            t = torch.linspace(0.02, 0.98, 20, device=run.device)
+            x, y = codes[name].quantile(t, dim=0).T
+            plane = torch.stack(torch.meshgrid(x, y.flip(0), indexing="xy"), 2)     # (20, 20, 2)
+            images = decode(nets["dec"], plane.flatten(0, 1)).sigmoid().unflatten(0, (20, 20))
+            figure = grid(images, xlabel="first latent", ylabel="second latent")
+            run.figure(f"decoded_{model}", figure, f"The code plane of the {name}, decoded at "
+                       "percentiles 2 to 98 of test codes.")
+        label = "" if len(models) == 1 else f"{name} "
+        loss = "squared error"
+        if model == "vae":
+            loss = "negative bound, nats"
+            panels["VAE: KL, nats"] = {"train": ("vae", "kl")}
+            summary[f"{label}NLL in nats"] = r["nll"]["nats"]
+        panels[f"{name}: {loss}"] = {"train": (model, "loss"), "validation": (model, "val"),
+                                     "test": (model, "test")}
+        summary[f"{label}squared error per pixel"] = r["test_mse"]
+        if r["fid"] is not None:
+            summary[f"{label}distance of samples"] = r["fid"]["value"]
+        if r["svm_rbf"] is not None:
+            summary[f"{label}SVM in %"] = 100 * r["svm_rbf"]["accuracy"]
+    run.stage("figures")
+    run.figure("curves", curves(run.history, panels), "Losses per image: train, validation and "
+               "test should fall together (a normalized AE has a higher one in training, from the "
+               "noise of a batch's mean and variance). The epoch with the lowest validation loss "
+               "is kept; test is only plotted.")
+    rows.update(sample_rows)
+    run.figure("reconstructions_and_samples", grid(torch.stack(list(rows.values())), list(rows)),
+               "Ten test images, what each model makes of their codes, and ten samples, of which "
+               "those of a column have the same z from N(0, I).")
+    kept = torch.stack([images.to(run.device) for images in run.kept.values()])
+    run.figure("learning", grid(kept, list(run.kept)), "Ten test images during training. Before it "
+               "every code gives the mean training image, where the decoder's output bias starts.")
+    accuracies = code_map(run, codes, data.test.y, points)
+    for model in models:
+        results[model]["neighbour_acc"] = accuracies[NAMES[model]]
+    report_models(run, results)
+    paper = None
+    if args.data == "mnist" and args.hidden == [200, 200] and "vae" in models:
+        paper = "86.76 nats (Burda et al. 2016, one layer, z of 50)"
+    run.finish(f"Autoencoders on {args.data}", {"vae": None, "ae": None, "nae": None, **results,
+                                                "summary": summary, "paper": paper})
 
 
 # %% Command line
 
 
+def preset(args):
+    """Defaults that depend on --model, --arch and --data."""
+    values = dict(hidden=[400], z_dim=20, epochs=50)
+    if args.arch == "conv":
+        values = dict(hidden=[512], z_dim=32, epochs=100)
+    if "ae" in args.model or "nae" in args.model:
+        values.update(data="fashion", z_dim=2)
+        if args.arch == "fc":
+            values["hidden"] = [512, 128, 32]
+    if args.data in ("faces", "yaleb"):
+        values["epochs"] = 300
+    return values
+
+
 def main(argv=None):
-    parser, groups = flags("vae", __doc__,
-                           data="mnist", epochs=50, batch_size=128, lr=1e-3, fid=True,
-                           nll=(5000, 1000))
-    add = groups["model"].add_argument
-    add("--model", choices=TITLES, default="vae", help="(default: vae)")
-    add("--arch", choices=("fc", "conv"), default="fc", help="(default: fc)")
-    add("--hidden", type=number(int, low=1, high=65536), nargs="+", metavar="N", help="widths of "
-        "Enc's hidden layers, Dec's are the same reversed (default: 400; conv: 512; ae, nae: 512 "
-        "128 32)")
-    add("--activation", choices=("relu", "tanh"), default="relu", help="(default: relu)")
+    parser = common_flags("vae", __doc__, epochs=50, batch_size=128, lr=1e-3, fid=True)
+    add = parser.add_argument
+    add("--model", nargs="+", choices=("vae", "ae", "nae"), default=["vae"],
+        help="trained one after the other; with ae or nae --data is fashion (default: vae)")
+    add("--arch", choices=("fc", "conv"), default="fc", help="conv: with two convolutions")
+    add("--hidden", nargs="+", type=number(int, low=1, high=65536), metavar="N",
+        help="hidden layers (default: 400; ae, nae and vae beside them 512 128 32; conv 512)")
+    add("--activation", choices=("relu", "tanh"), default="relu", help="of hidden layers")
     add("--z-dim", type=number(int, low=1, high=4096),
-        help="numbers in z (default: 20; conv: 32; ae, nae: 2)")
-    add("--ae", metavar="PATH", help="nae: best.pt of a --model ae run, in place of training one")
-    add = groups["objective"].add_argument
-    add("--beta", type=number(float, low=0), default=1.0, help="weight of the KL (default: 1)")
+        help="latents (default: 20; conv 32; ae, nae and vae beside them 2)")
+    add("--beta", type=number(float, low=0), default=1.0, help="weight of the KL")
     add("--likelihood", choices=("bernoulli", "gaussian"),
-        help="of pixels (default: bernoulli; colour sets and photographs: gaussian)")
-    add("--sigma", type=number(float, above=0), default=0.1,
-        help="the Gaussian's deviation, on pixels in [0, 1] (default: 0.1)")
+        help="of pixels given z (default: bernoulli; colour sets and photographs gaussian)")
+    add("--sigma", type=number(float, above=0), default=0.1, help="deviation of that Gaussian")
     add("--binarize", action=argparse.BooleanOptionalAction,
-        help="draw pixels as 0 or 1 (default: mnist with bernoulli)")
-    add("--iwae", type=number(int, low=1, high=10_000), metavar="K",
-        help="train on the bound of K samples")
-    args = parse(parser, argv, lambda args: presets(vars(args)), SMOKE)
-    if args.iwae and args.beta != 1:
-        parser.error("--iwae is a bound by itself: leave --beta at 1")
-    if args.ae and args.model != "nae":
-        parser.error("--ae is the autoencoder beside --model nae")
+        help="draw pixels as 0 or 1 (default: for --model vae on MNIST with bernoulli)")
+    add("--nll-k", type=number(int, low=1), default=5000, help="samples of z per image for the NLL")
+    add("--nll-n", type=number(int, low=2), default=1000, help="test images for the NLL")
+    args = parse(parser, argv, preset, SMOKE)
+    torch.set_flush_denormal(True)                          # moments of Adam decay to slow numbers
     if args.weights:
-        load(args.weights)                                  # before a folder is made
-    run = Run("vae", args)
+        load(args.weights)                                  # refuses them before a folder exists
     data = load_data(args.data, args.data_dir, args.image_size, args.limit, args.seed)
     if args.likelihood is None:
-        gaussian = len(data.train.x[0]) == 3 or args.data.partition(":")[0] in (
-            *PHOTOS, "multipie")
-        args.likelihood = "gaussian" if gaussian else "bernoulli"
+        photographs = args.data.partition(":")[0] in ("faces", "yaleb", "multipie")
+        args.likelihood = "gaussian" if photographs or data.shape[0] == 3 else "bernoulli"
     if args.binarize is None:
-        args.binarize = (args.model, args.data, args.likelihood) == ("vae", "mnist", "bernoulli")
-    build(data.train.x.shape[1:], vars(args))               # refuses a size before a folder is made
-    if args.ae:
-        given = checkpoint(args.ae, "vae")
-        if [given["args"]["model"], given["args"]["z_dim"], *given["shape"]] != [
-                "ae", args.z_dim, *data.train.x.shape[1:]]:
-            raise DataError(f"{args.ae} is no --model ae run of the same images and --z-dim.")
-    data = run.begin(data)
-    seen = {name: binarized(split, args.seed) if args.binarize else split
-            for name, split in data.splits().items()}
+        args.binarize = (args.model, args.data, args.likelihood) == (["vae"], "mnist", "bernoulli")
+    build(data.shape, vars(args))                           # refuses a size before a folder exists
+    run = Run("vae", args, data)
+    measured = measured_splits(run.data, args)
     if not args.weights:
-        train(run, data, seen)
-    evaluate(run, data, seen, run.best_nets(load))
+        for model in args.model:
+            train(run, run.data, measured, model)
+    evaluate(run, run.data, measured, load(run.best, run.device))
 
 
 if __name__ == "__main__":

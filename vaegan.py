@@ -1,421 +1,504 @@
-"""VAE-GAN: Larsen, Sonderby, Larochelle, Winther, ICML 2016, arxiv.org/abs/1512.09300
+"""VAE-GAN: Larsen, Sonderby, Larochelle, Winther, ICML 2016, https://arxiv.org/abs/1512.09300
 
-In go images; out come a code z and a decoder that draws images from it, a VAE whose error is not
-taken in pixels but in what a discriminator sees. Written to runs/vaegan-<data>: samples and
-reconstructions beside those of a VAE of the same Enc and Dec, which trains on the same batches;
-curves of every term, D(x), D(reconstruction), D(sample), FID, a report.
+Input: images. Output: a code z and a decoder that draws images from it: a VAE whose reconstruction
+error is measured in the features of a discriminator instead of in pixels.
 
-x~ = Dec(z), z ~ q(z|x) of Enc; x_p = Dec(z_p), z_p ~ N(0, I); section 2 (Eq. 5 to 10) has
-  L_prior = KL(q(z|x) || N(0, I))                                          kl_divergence
-  L_Dis_l = -E_q log N(Dis_l(x); Dis_l(x~), I)                             dis_llike
-  L_GAN   = log Dis(x) + log(1 - Dis(x~)) + log(1 - Dis(x_p))              gan
-and Algorithm 1 is `step`: one pass through each network, then each goes down a loss of its own
-  Enc: L_prior + L_Dis_l      Dec: gamma L_Dis_l + L_GAN      Dis: -L_GAN
-so that Enc gets no gradient of L_GAN, Dis none of L_Dis_l, and gamma touches Dec alone. (In print
-L_GAN has the other sign in both.) With --loss gan Enc goes down L_prior - log Dis(x~): no term is
-left that compares x~ with x. Terms are nats an image: a sum over latents or features, a mean over
-images. Dis_l is what the paper's code takes: the strided convolution that has 7 or 8 pixels a side
-at 28, 32 and 64, before its batch norm and activation (fc: the second layer).
+x~ = Dec(z) with z ~ q(z|x) of Enc; x_p = Dec(z_p) with z_p ~ N(0, I). Section 2 (Eq. 5 to 10) has
+    L_prior = KL(q(z|x) || N(0, I))
+    L_Dis_l = -E_q log N(Dis_l(x); Dis_l(x~), I)
+    L_GAN   = log Dis(x) + log(1 - Dis(x~)) + log(1 - Dis(x_p))
+and in Algorithm 1 each network minimizes a loss of its own (in print the sign of L_GAN is wrong):
+    Enc: L_prior + L_Dis_l        Dec: gamma L_Dis_l + L_GAN        Dis: -L_GAN
+vaegan_losses computes the terms. With --loss gan Enc minimizes L_prior - log Dis(x~): no term
+compares x~ with x, so such a model cannot reconstruct. vae_losses is the VAE for comparison.
 
-  python vaegan.py              # Fashion-MNIST, fully connected, 6 minutes: distance 66, VAE's 92
-  python vaegan.py --arch conv  # the paper's kind of network, 72 minutes: distance 8, VAE's 78
-  python vaegan.py --loss gan   # L_prior + L_GAN alone, which cannot reconstruct
-  python vaegan.py --arch conv --data yaleb --width 64 --z-dim 128      # the authors' networks
+Loss terms are nats per image: sums over latents or features, means over images. Dis_l is what the
+authors' code takes: a strided convolution before its batch norm and activation.
 
-Departures: Dec goes down -log Dis of its images, which teaches while Dis still wins; the paper's
-log(1 - Dis) does not. x~ and x_p together weigh as much as x (as in the authors' code); their
-released scripts show Dis x_p alone: --fakes samples. There gamma is 1e-6 to 1e-5 for a sum over
-12,288 or 16,384 features; ours has fewer. Adam with beta1 0.5 and a cosine for RMSProp, PyTorch's
-first weights, no weight decay; --width 64 gives the authors' networks, but with LeakyReLU in Dis.
-Batch norm sees z and z_p apart in Dec, as theirs, and x apart from x~ and x_p in Dis, where theirs
-sees all together and Dis soon knows samples by that; with --arch conv Dis is to give x 0.9, not 1
-(--real-target). --gate is the authors' rule that holds Dis or Dec back. The VAE beside has
-Bernoulli pixels and beta1 0.9.
+    python vaegan.py                # Fashion-MNIST, fully connected, 6 minutes on one core
+    python vaegan.py --arch conv    # the paper's kind of network, 72 minutes
+    python vaegan.py --loss gan --hidden 512 128 32 --z-dim 2           # L_prior + L_GAN alone
+
+Departures from the paper:
+- Dec minimizes -log Dis of its images, which has a gradient while Dis wins; the paper's
+  log(1 - Dis) has none. x~ and x_p together weigh as much as x.
+- Batch norm has separate statistics for z and z_p in Dec, and for x and its two fakes in Dis; the
+  authors' Dis sees all images in one batch and soon recognizes samples by that.
+- Adam with a cosine schedule instead of RMSProp; with --arch conv Dis aims at 0.9 for real images.
 """
-import argparse
-import copy
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from data import batches, load as load_data, pick
-from eval import (SideBySideRun as Run, accelerate, adam, class_shares, classes_of, classifier,
-                  collapsed, columns, decay, decode, descend, encode, fid, filled, flags, grid,
-                  load_nets, make_rng, number, over, parse, run_command)
+from eval import (Run, classifier, common_flags, cosine, curves, decode, encode, fid, grid,
+                  load_networks, make_rng, number, parse, percent, run_command, set_lr)
 
 NAMES = {"vae": "VAE", "vaegan": "VAE-GAN"}
-# What a flag is where it is not typed, by --arch
-PRESETS = {"fc": dict(width=400, z_dim=20, lr=1e-3, gamma=1e-2, real_target=1.0),
-           "conv": dict(width=16, z_dim=32, lr=3e-4, gamma=1e-3, real_target=0.9)}
-SMOKE = dict(data="digits", limit=800, epochs=2)
+PRESETS = {"fc": dict(z_dim=20, lr=1e-3, gamma=1e-2, real_label=1.0),
+           "conv": dict(z_dim=32, lr=3e-4, gamma=1e-3, real_label=0.9)}
+SMOKE = dict(data="digits", limit=800, batch_size=16, epochs=25, gamma=0.1)
 
-# %% Networks: of width 64 the paper's for 64 pixels, and its authors' for 32
-
-
-def sides(size):
-    """Sides of the maps as three convolutions halve them: 28, 14, 7, 4 or 64, 32, 16, 8."""
-    return [-(-size // 2**k) for k in range(4)]
+# %% Networks
 
 
-def halving(size, maps, width, out, act):
-    """Layers from images of `size` pixels to `out` numbers: the side is halved with each step from
-    one of the numbers of `maps` to the next, then comes a layer of `width` neurons."""
+def mlp(width_in, hidden, width_out):
+    """Fully connected layers with ReLU between them."""
     layers = []
-    for before, after in zip(maps, maps[1:]):               # side 28, 14, 7, 4
-        layers += [nn.Conv2d(before, after, 5, 2, 2, bias=False), nn.BatchNorm2d(after), act]
-    return [*layers, nn.Flatten(), nn.Linear(maps[-1] * sides(size)[3] ** 2, width, bias=False),
-            nn.BatchNorm1d(width), act, nn.Linear(width, out)]
+    for width in hidden:
+        layers += [nn.Linear(width_in, width), nn.ReLU()]
+        width_in = width
+    return nn.Sequential(*layers, nn.Linear(width_in, width_out))
 
 
-class Encoder(nn.Module):
-    """x (B, C, H, W) -> mu (B, Z), logvar (B, Z) of q(z|x), always log sigma^2."""
+class MLPEncoder(nn.Module):
+    """x (B, C, H, H) -> mu (B, Z), logvar (B, Z) of q(z|x)."""
 
-    def __init__(self, shape, args):
+    def __init__(self, shape, hidden, z_dim):
         super().__init__()
-        w, out, act = args["width"], 2 * args["z_dim"], nn.ReLU()
-        self.net = nn.Sequential(*(
-            [nn.Flatten(), nn.Linear(math.prod(shape), w), act, nn.Linear(w, out)]
-            if args["arch"] == "fc" else
-            halving(shape[1], [shape[0], w, 2 * w, 4 * w], 16 * w, out, act)))
+        self.net = mlp(shape.numel(), hidden, 2 * z_dim)
+
+    def forward(self, x):
+        return self.net(2 * x.flatten(1) - 1).chunk(2, 1)
+
+
+class MLPDecoder(nn.Module):
+    """z (B, Z) -> logits of pixels (B, C, H, H); their sigmoid is the image in [0, 1]."""
+
+    def __init__(self, shape, hidden, z_dim):
+        super().__init__()
+        self.shape = shape
+        self.net = mlp(z_dim, hidden[::-1], shape.numel())
+
+    def forward(self, z):
+        return self.net(z).unflatten(1, self.shape)
+
+
+class MLPDiscriminator(nn.Module):
+    """x (B, C, H, H) -> logits (B,) that x is real, features Dis_l(x) (B, F); two layers of F."""
+
+    def __init__(self, shape, width):
+        super().__init__()
+        self.features = nn.Sequential(nn.Linear(shape.numel(), width), nn.LeakyReLU(0.2),
+                                      nn.Linear(width, width))
+        self.top = nn.Sequential(nn.LeakyReLU(0.2), nn.Linear(width, 1))
+
+    def forward(self, x):
+        features = self.features(2 * x.flatten(1) - 1)
+        return self.top(features)[:, 0], features
+
+
+def conv(maps_in, maps_out):
+    return nn.Conv2d(maps_in, maps_out, 5, 2, 2, bias=False)
+
+
+def conv_transpose(maps_in, maps_out, size):
+    """The transpose of `conv`, to maps of size x size."""
+    return nn.ConvTranspose2d(maps_in, maps_out, 5, 2, 2, 1 - size % 2, bias=False)
+
+
+class ConvEncoder(nn.Module):
+    """x (B, C, H, H) -> mu (B, Z), logvar (B, Z). w = 64 is the authors' network for 32 pixels."""
+
+    def __init__(self, shape, w, z_dim):
+        super().__init__()
+        side = (shape[1] + 7) // 8
+        self.net = nn.Sequential(
+            conv(shape[0], w), nn.BatchNorm2d(w), nn.ReLU(),                    # (B, w, 14, 14)
+            conv(w, 2 * w), nn.BatchNorm2d(2 * w), nn.ReLU(),                   # (B, 2w, 7, 7)
+            conv(2 * w, 4 * w), nn.BatchNorm2d(4 * w), nn.ReLU(),               # (B, 4w, 4, 4)
+            nn.Flatten(), nn.Linear(4 * w * side**2, 16 * w, bias=False), nn.BatchNorm1d(16 * w),
+            nn.ReLU(), nn.Linear(16 * w, 2 * z_dim))
 
     def forward(self, x):
         return self.net(2 * x - 1).chunk(2, 1)
 
 
-class Decoder(nn.Module):
-    """z (B, Z) -> logits of pixels (B, C, H, W); their sigmoid is the image in [0, 1]."""
+class ConvDecoder(nn.Module):
+    """z (B, Z) -> logits of pixels (B, C, H, H)."""
 
-    def __init__(self, shape, args):
+    def __init__(self, shape, w, z_dim):
         super().__init__()
-        w, z_dim, up = args["width"], args["z_dim"], sides(shape[1])[::-1]
-        if args["arch"] == "fc":
-            self.net = nn.Sequential(nn.Linear(z_dim, w), nn.ReLU(), nn.Linear(w, math.prod(shape)),
-                                     nn.Unflatten(1, tuple(shape)))
-            return
-        maps = [4 * w, (4 if shape[1] >= 64 else 3) * w, 2 * w, w // 2]
-        layers = [nn.Linear(z_dim, maps[0] * up[0] ** 2, bias=False),
-                  nn.Unflatten(1, (maps[0], up[0], up[0])), nn.BatchNorm2d(maps[0]), nn.ReLU()]
-        for before, after, side, twice in zip(maps, maps[1:], up, up[1:]):      # side 4, 7, 14, 28
-            layers += [nn.ConvTranspose2d(before, after, 5, 2, 2, twice - 2 * side + 1, bias=False),
-                       nn.BatchNorm2d(after), nn.ReLU()]
-        self.net = nn.Sequential(*layers, nn.Conv2d(w // 2, shape[0], 5, 1, 2))
+        size = shape[1]
+        side = (size + 7) // 8                              # 28, 14, 7, 4 in reverse
+        self.net = nn.Sequential(
+            nn.Linear(z_dim, 4 * w * side**2, bias=False), nn.Unflatten(1, (4 * w, side, side)),
+            nn.BatchNorm2d(4 * w), nn.ReLU(),
+            conv_transpose(4 * w, 3 * w, (size + 3) // 4), nn.BatchNorm2d(3 * w), nn.ReLU(),
+            conv_transpose(3 * w, 2 * w, (size + 1) // 2), nn.BatchNorm2d(2 * w), nn.ReLU(),
+            conv_transpose(2 * w, w // 2, size), nn.BatchNorm2d(w // 2), nn.ReLU(),
+            nn.Conv2d(w // 2, shape[0], 5, 1, 2))                               # (B, C, 28, 28)
 
     def forward(self, z):
         return self.net(z)
 
 
-class Discriminator(nn.Module):
-    """x (B, C, H, W) -> logits of x being real (B,), features Dis_l(x) (B, F)."""
+class ConvDiscriminator(nn.Module):
+    """x (B, C, H, H) -> logits (B,) that x is real, features Dis_l(x) (B, F)."""
 
-    def __init__(self, shape, args):
+    def __init__(self, shape, w):
         super().__init__()
-        w, act, large = args["width"], nn.LeakyReLU(0.2), shape[1] >= 64
-        if args["arch"] == "fc":
-            depth, layers = 4, [nn.Flatten(), nn.Linear(math.prod(shape), w), act, nn.Linear(w, w),
-                                act, nn.Linear(w, 1)]
-        else:                                               # side 28, 28, 14, 7, 4
-            maps = [w // 2, 2 * w, (4 if large else 3) * w, 4 * w]
-            depth, layers = 9 if large else 6, [nn.Conv2d(shape[0], w // 2, 5, 1, 2), act,
-                                                *halving(shape[1], maps, 8 * w, 1, act)]
-        self.l, self.top = nn.Sequential(*layers[:depth]), nn.Sequential(*layers[depth:])
+        side = (shape[1] + 7) // 8
+        act = nn.LeakyReLU(0.2)
+        self.features = nn.Sequential(
+            nn.Conv2d(shape[0], w // 2, 5, 1, 2), act,                          # (B, w/2, 28, 28)
+            conv(w // 2, 2 * w), nn.BatchNorm2d(2 * w), act,                    # (B, 2w, 14, 14)
+            conv(2 * w, 3 * w))                                                 # (B, 3w, 7, 7)
+        self.top = nn.Sequential(
+            nn.BatchNorm2d(3 * w), act,
+            conv(3 * w, 4 * w), nn.BatchNorm2d(4 * w), act,                     # (B, 4w, 4, 4)
+            nn.Flatten(), nn.Linear(4 * w * side**2, 8 * w, bias=False), nn.BatchNorm1d(8 * w),
+            act, nn.Linear(8 * w, 1))
 
     def forward(self, x):
-        features = self.l(2 * x - 1)
+        features = self.features(2 * x - 1)
         return self.top(features)[:, 0], features.flatten(1)
 
 
 def build(shape, args):
-    """{"enc": Encoder, "dec": Decoder, "disc": Discriminator} for images of `shape` (C, H, W) and,
-    with --baseline, "vae_enc", "vae_dec" with the same first weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(args["seed"])
-        nets = {"enc": Encoder(shape, args), "dec": Decoder(shape, args),
-                "disc": Discriminator(shape, args)}
-    if args["baseline"]:
-        nets |= {"vae_" + name: copy.deepcopy(nets[name]) for name in ("enc", "dec")}
-    return nets
+    """{model: {"enc", "dec"}} for images of `shape` (C, H, W), with "disc" for the VAE-GAN; Enc and
+    Dec of both models start from the same weights."""
+    shape = torch.Size(shape)
+    models = {}
+    for model in args["model"]:
+        with torch.random.fork_rng(devices=[]):             # leaves a notebook's generator alone
+            torch.manual_seed(args["seed"])
+            if args["arch"] == "fc":
+                size = args["hidden"]
+                nets = {"enc": MLPEncoder(shape, size, args["z_dim"]),
+                        "dec": MLPDecoder(shape, size, args["z_dim"])}
+                disc = MLPDiscriminator(shape, size[0])
+            else:
+                size = args["width"]
+                nets = {"enc": ConvEncoder(shape, size, args["z_dim"]),
+                        "dec": ConvDecoder(shape, size, args["z_dim"])}
+                disc = ConvDiscriminator(shape, size)
+        if model == "vaegan":
+            nets["disc"] = disc
+        models[model] = nets
+    return models
 
 
 def load(path, device="cpu"):
-    """The trained networks of a checkpoint such as RUN/best.pt, by the names of `build`."""
-    return load_nets(path, "vaegan", build, device)
+    """The trained networks of a checkpoint such as RUN/best.pt: {"vae": {"enc", "dec"}, "vaegan":
+    {"enc", "dec", "disc"}}."""
+    return load_networks(path, "vaegan", build, device)
 
 
 # %% Objective
 
 
 def kl_divergence(mu, logvar):
-    """KL(N(mu, sigma^2) || N(0, 1)) in nats, elementwise (Kingma, Welling, appendix B)."""
-    return 0.5 * (mu.square() + logvar.exp() - logvar - 1)
+    """KL(N(mu, sigma^2) || N(0, I)) in nats, (B,) of mu and logvar (B, Z)."""
+    return 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(1)
 
 
-def bernoulli_log_likelihood(x, logits):
-    """log p(x|z) in nats (...) of pixels x (..., C, H, W) in [0, 1] under Bernoullis with these
-    logits: the sum of x log p + (1 - x) log(1 - p), from logits, where log(0) does not occur. On
-    grey pixels the expectation over images binarised at random."""
-    bce = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none")
-    return -bce.flatten(-3).sum(-1)
-
-
-def dis_llike(features, rebuilt):
-    """-log N(Dis_l(x); Dis_l(x~), I) of features (B, F), but for its constant, in nats an image:
-    half the squared error, a sum over features."""
-    return 0.5 * (features - rebuilt).square().sum(1).mean()
-
-
-def gan(real, fake, target=1.0):
-    """Cross entropies in nats from logits: of real images (B,) and of fakes (B,) or (2B,) as Dis
-    has to see them, whose sum is -L_GAN (fakes of both kinds together weigh as much as x), and of
-    the fakes as Dec wants them seen, -log Dis. `target` is what Dis is to give real images."""
-    dis_real = F.binary_cross_entropy_with_logits(real, torch.full_like(real, target))
-    return dis_real, F.softplus(fake).mean(), F.softplus(-fake).mean()
-
-
-def gate(dis_real, dis_fake, equilibrium=0.68, margin=0.35):
-    """(whether Dec moves, whether Dis moves), 0-d bool on the device, from Dis's two terms in nats:
-    Dis rests where it knows either kind too well, Dec where Dis knows either too badly; where both
-    would rest, both move. The rule and its two numbers are the authors' released code's."""
-    costs = torch.stack([dis_real, dis_fake]).detach()
-    dec, dis = (costs <= equilibrium + margin).all(), (costs >= equilibrium - margin).all()
-    return dec | ~dis, dis | ~dec
-
-
-def forward(enc, dec, disc, x, noise, z_p, fakes="both", target=1.0):
-    """Every image once through every network.
-
-    x (B, C, H, W); noise, z_p (B, Z) from N(0, I). Returns the terms by name, means over images:
-    D(.) in [0, 1], `pixels` the squared error, `enc_gan` -log Dis(x~), for --loss gan."""
-    mu, logvar = (part.to(x.dtype) for part in enc(x))      # of --amp's bfloat16
-    z = mu + (0.5 * logvar).exp() * noise
-    made = torch.cat([dec(z), dec(z_p)]).to(x.dtype).sigmoid()      # apart, for batch norm
-    (real, features), (fake, rebuilt) = ([part.to(x.dtype) for part in disc(images)]
-                                         for images in (x, made))
-    recon, sample = fake.chunk(2)
-    shown = {"both": fake, "samples": sample, "recon": recon}[fakes]
-    dis_real, dis_fake, dec_gan = gan(real, shown, target)
-    return {"prior": kl_divergence(mu, logvar).sum(1).mean(),
-            "dis_llike": dis_llike(features, rebuilt[:len(x)]),
-            "dis_real": dis_real, "dis_fake": dis_fake, "dec_gan": dec_gan,
-            "enc_gan": F.softplus(-recon).mean(),
-            "pixels": F.mse_loss(made[:len(x)], x, reduction="sum") / len(x),
-            "d_real": real.sigmoid().mean(), "d_recon": recon.sigmoid().mean(),
-            "d_sample": sample.sigmoid().mean()}
-
-
-def objectives(t, args):
-    """What Enc, Dec and Dis minimise, 0-d, from the terms t of `forward`."""
-    dis = t["dis_real"] + t["dis_fake"]                     # -L_GAN
-    pixels = args.pixel_weight * t["pixels"]
-    if args.loss == "gan":
-        return t["prior"] + t["enc_gan"] + pixels, t["dec_gan"] + pixels, dis
-    return (t["prior"] + t["dis_llike"] + pixels,
-            args.gamma * t["dis_llike"] + t["dec_gan"] + pixels, dis)
-
-
-def vae_terms(enc, dec, x, noise):
-    """(2,) of the VAE: -log p(x|z), pixels x (B, C, H, W) as Bernoullis, and the KL, means in nats
-    an image; noise (B, Z)."""
-    mu, logvar = (part.to(x.dtype) for part in enc(x))
+def vae_losses(enc, dec, x, noise):
+    """-log p(x|z), pixels x (B, C, H, W) in [0, 1] as Bernoullis, and KL, means over images in
+    nats; noise (B, Z) from N(0, I)."""
+    mu, logvar = enc(x)
+    mu = mu.to(x.dtype)                                     # from bfloat16 with --amp
+    logvar = logvar.to(x.dtype)
     logits = dec(mu + (0.5 * logvar).exp() * noise).to(x.dtype)
-    recon = -bernoulli_log_likelihood(x, logits)
-    return torch.stack([recon.mean(), kl_divergence(mu, logvar).sum(1).mean()])
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, x, reduction="sum")
+    return cross_entropy / len(x), kl_divergence(mu, logvar).mean()
+
+
+def vaegan_losses(enc, dec, disc, x, noise, z_p, real_label):
+    """The terms of Algorithm 1, each image once through each network: means over images, by name.
+
+    x (B, C, H, W); noise and z_p (B, Z) from N(0, I); real_label: Dis's target for real images.
+    d_real, d_recon, d_sample: how probable Dis finds it that images are real."""
+    mu, logvar = enc(x)
+    mu = mu.to(x.dtype)
+    logvar = logvar.to(x.dtype)
+    z = mu + (0.5 * logvar).exp() * noise
+    recon = dec(z).to(x.dtype).sigmoid()                    # apart from the samples: batch norm
+    sample = dec(z_p).to(x.dtype).sigmoid()
+    real, features = disc(x)
+    fake, fake_features = disc(torch.cat([recon, sample]))
+    real = real.to(x.dtype)
+    fake = fake.to(x.dtype)
+    difference = (features - fake_features[:len(x)]).to(x.dtype)
+    return {"prior": kl_divergence(mu, logvar).mean(),
+            "dis_l": 0.5 * (difference**2).sum(1).mean(),   # without the constant of the Gaussian
+            "dis_real": F.binary_cross_entropy_with_logits(real, torch.full_like(real, real_label)),
+            "dis_fake": F.softplus(fake).mean(),            # -log(1 - Dis)
+            "dec_gan": F.softplus(-fake).mean(),            # -log Dis
+            "enc_gan": F.softplus(-fake[:len(x)]).mean(),   # -log Dis(x~)
+            "d_real": real.sigmoid().mean(), "d_recon": fake[:len(x)].sigmoid().mean(),
+            "d_sample": fake[len(x):].sigmoid().mean()}
 
 
 # %% Training
 
 
-def step(nets, opts, x, noise, z_p, args, autocast, forward=forward):
-    """Algorithm 1 once: all gradients at the weights as they are, each network's of its own loss
-    only, then three steps. Returns the terms of `forward` by name and, with --gate, what moved."""
-    with autocast():
-        t = forward(*nets, x, noise, z_p, args.fakes, args.real_target)
-    moves = gate(t["dis_real"], t["dis_fake"]) if args.gate else (None, None)
-    descend(objectives(t, args), opts, (None, *moves))
-    if args.gate:
-        t |= {"dec_moves": moves[0], "dis_moves": moves[1]}
-    return {name: value.detach() for name, value in t.items()}
+@torch.no_grad()
+def validation_loss(enc, dec, split, seed):
+    """-log p(x|z) and KL in nats, and the squared error from the mean of z: means over a split."""
+    rng = make_rng(seed, "validation", split.device)
+    total = torch.zeros(3, device=split.device)
+    for idx in torch.arange(len(split), device=split.device).split(500):
+        x = split.images(idx)
+        mu, _ = enc(x)
+        recon, kl = vae_losses(enc, dec, x, torch.randn(mu.shape, generator=rng, device=mu.device))
+        error = F.mse_loss(dec(mu).sigmoid(), x, reduction="sum") / len(x)
+        total += torch.stack([recon, kl, error]) * len(x) / len(split)
+    return total.tolist()
 
 
-def train(run, data):
-    """Trains the VAE-GAN and the VAE beside it; best.pt is the last epoch, since a loss against an
-    adversary does not tell a better epoch from a worse one."""
-    args, device, split = run.args, run.device, data.train
-    nets = {name: net.to(device) for name, net in build(run.shape, vars(args)).items()}
-    three, vae = [*nets.values()][:3], [*nets.values()][3:]
-    opts = [adam(net, lr=args.lr, beta1=0.5) for net in three]
-    opts += [adam(*vae, lr=args.lr)] if vae else []
-    rng = torch.Generator(device).manual_seed(args.seed)
-    parts = dict(zip(("opt_enc", "opt_dec", "opt_disc", "opt_vae"), opts)) | {"rng": rng}
-    cast, of_gan, of_vae = accelerate(args, device, forward, vae_terms)
-    batch = min(args.batch_size, len(split))
-    steps = len(split) // batch
-    for epoch in range(run.resume(nets, **parts), args.epochs):
+def train(run, data, model):
+    """Trains "vae" or "vaegan". The best epoch of the VAE has the lowest -log p(x|z) + beta KL on
+    validation; of the VAE-GAN the last one is kept, because a loss against an adversary does not
+    rank epochs."""
+    args = run.args
+    device = run.device
+    nets = build(run.shape, vars(args))[model]
+    weights = {}
+    for name, net in nets.items():
+        weights[name] = list(net.to(device).parameters())
+        if args.compile:
+            net.compile()
+    enc = nets["enc"]
+    dec = nets["dec"]
+    beta1 = 0.9 if model == "vae" else 0.5
+    opt = torch.optim.Adam(sum(weights.values(), []), lr=args.lr, betas=(beta1, 0.999),
+                           fused=device.type != "mps")
+    rng = make_rng(args.seed, "training", device)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp, cache_enabled=False)
+    batch_size = min(args.batch_size, len(data.train))
+    steps_per_epoch = len(data.train) // batch_size
+
+    for epoch in range(run.resume(model, **nets, opt=opt, rng=rng), args.epochs):
         for net in nets.values():
             net.train()
-        terms = []
-        for i, index in enumerate(batches(split, batch, rng)):
-            decay(opts, args.lr, (epoch + i / steps) / args.epochs)
-            x = split.images(index)
-            noise, z_p = torch.randn(2, batch, args.z_dim, generator=rng, device=device)
-            t = step(three, opts[:3], x, noise, z_p, args, cast, of_gan)
-            if vae:
-                with cast():
-                    both = of_vae(*vae, x, noise)
-                descend([both.sum()], opts[3:])
-                t |= dict(zip(("vae_recon", "vae_kl"), both.detach()))
-            terms.append(torch.stack([value.float() for value in t.values()]))
-            run.progress(epoch, i + 1, steps)
-        means = run.means(list(t), terms)
-        means["val_pixels"] = held_out(*three[:2], data.val)
-        if vae:
-            means["vae_val_pixels"] = held_out(*vae, data.val)
-        run.log(steps * batch, **means)
-        run.save(-epoch, nets, **parts)                     # every epoch is the lowest so far
+        for step, idx in enumerate(batches(data.train, batch_size, rng)):
+            set_lr(opt, args.lr * cosine((epoch + step / steps_per_epoch) / args.epochs))
+            x = data.train.images(idx)
+            noise, z_p = torch.randn(2, len(x), args.z_dim, generator=rng, device=device)
 
+            if model == "vae":
+                with autocast:
+                    recon, kl = vae_losses(enc, dec, x, noise)
+                loss = recon + args.beta * kl
+                opt.zero_grad()
+                loss.backward()
+                opt.step()
+                run.track(recon=recon, prior=kl)
+                continue
 
-def held_out(enc, dec, split):
-    """Squared error an image of a split, from the mean of z; leaves both in eval mode."""
-    enc.eval(), dec.eval()
-    return over(split, lambda x, _: F.mse_loss(dec(enc(x)[0]).sigmoid(), x, reduction="sum")
-                / len(x), 0).item()
+            # Algorithm 1: all gradients at the same weights, each network's from its own loss
+            # only. Adam treats each weight by itself, so one optimizer updates all networks.
+            with autocast:
+                terms = vaegan_losses(enc, dec, nets["disc"], x, noise, z_p, args.real_label)
+            loss_enc = terms["prior"] + terms["dis_l"]
+            loss_dec = args.gamma * terms["dis_l"] + terms["dec_gan"]
+            loss_disc = terms["dis_real"] + terms["dis_fake"]
+            if args.loss == "gan":
+                loss_enc = terms["prior"] + terms["enc_gan"]
+                loss_dec = terms["dec_gan"]
+            opt.zero_grad()
+            loss_enc.backward(inputs=weights["enc"], retain_graph=True)
+            loss_dec.backward(inputs=weights["dec"], retain_graph=True)
+            loss_disc.backward(inputs=weights["disc"])
+            opt.step()
+            run.track(**terms)
+
+        for net in nets.values():
+            net.eval()
+        val_recon, val_kl, val_error = validation_loss(enc, dec, data.val, args.seed)
+        score = val_recon + args.beta * val_kl if model == "vae" else None
+        run.end_epoch(score, val_recon=val_recon, val_prior=val_kl, val_error=val_error)
 
 
 # %% Evaluation
 
 
-def tell_vaegan(run, r):
-    """On reconstructions and samples of vaegan.py, and on what Dis sees."""
-    g, v = r["vaegan"], r["vae"]
-    run.side_by_side("On test images", {"VAE": v, "VAE-GAN": g}, {
-        "class recognised in reconstructions": "recon_class_acc:%",
-        "squared error a pixel of reconstructions": "recon_mse", "KL, nats an image": "test_kl",
-        "variance of samples, of test images: 1": "spread",
-        "rarest class among samples": "class_shares:min%",
-        "Frechet distance of samples": "fid.value", "of as many train images": "fid.floor",
-        "Frechet distance of reconstructions": "fid_recon.value",
-        "of train images for test": "fid_recon.floor"},
-        " ".join(filled(r, "Features: {vaegan.fid.features}; {vaegan.fid.n} samples.",
-                        "The mean train image has a squared error of {mean_image_mse}; of the test "
-                        "images themselves {real_class_acc:%} are recognised.")))
-    if v and g["fid"]:
-        nearer = g["fid"]["value"] < v["fid"]["value"]
-        run.say(f"The VAE-GAN's samples are {'nearer to' if nearer else 'farther from'} real "
-                "images than those of the VAE of the same Enc and Dec: Frechet distance "
-                "{vaegan.fid.value:.1f} and {vae.fid.value:.1f}, as many train images "
-                "{vaegan.fid.floor:.1f}.", r)
-    if v:
-        run.say(f"In pixels the {'VAE' if v['recon_mse'] < g['recon_mse'] else 'VAE-GAN'} "
-                "reconstructs better (squared error {vae.recon_mse:.4f} and, VAE-GAN, "
-                "{vaegan.recon_mse:.4f}); the class is recognised in {vae.recon_class_acc:%} and "
-                "{vaegan.recon_class_acc:%}.", r)
-    if run.args.loss == "gan" and not run.args.pixel_weight:
-        run.say("L_prior + L_GAN ask that a reconstruction look real, not that it look like its "
-                "image: the squared error is {vaegan.recon_mse:.4f}, that of the mean image "
-                "{mean_image_mse:.4f}, the class right in {vaegan.recon_class_acc:%}, and z holds "
-                "{vaegan.test_kl:.2g} nats. Such a model cannot reconstruct; it draws.", r)
-    elif g["test_kl"] < 0.5:
-        run.say("z is dead (KL {test_kl:.2g} nats): raise --gamma or --pixel-weight.", g)
-    won = r["d_real"] > 0.9 > 0.1 > r["d_sample"]
-    run.say("Dis gives test images {d_real:%}, reconstructions {d_recon:%}, samples {d_sample:%}: "
-            + ("it has won and teaches Dec little (try --gate, a lower --lr)." if won else
-               "it has lost." if r["d_sample"] > r["d_real"] else "neither side has won."), r)
-    if collapsed(g):
-        run.say("Samples have collapsed: they vary {spread:%} as much as real images, and a LeNet "
-                "sees the rarest class in {class_shares:min%} of them.", g)
+def measure(run, data, nets, net, prior, shows, judges):
+    """(reconstructions of the test images, samples, results) of one model; net: a classifier."""
+    args = run.args
+    test = data.test
+    x = test.images(slice(None))
+    mu, logvar = encode(nets["enc"], test)
+    recon = decode(nets["dec"], mu).sigmoid()
+    samples = decode(nets["dec"], prior).sigmoid()
+    n_classes = len(data.classes)
+    results = {
+        "test_kl": kl_divergence(mu, logvar).mean().item(),
+        "recon_mse": ((recon - x)**2).mean().item(),
+        "recon_class_acc": (net.predict(recon) == test.y).float().mean().item(),
+        "variance_ratio": (samples.var(0).sum() / x.var(0).sum()).item(),
+        "class_frequencies": (net.predict(samples).bincount(minlength=n_classes)
+                              / len(samples)).tolist(),
+        "fid": fid(args.fid, data, args.data_dir, samples, args.seed, shows, judges),
+        "fid_recon": fid(args.fid, data, args.data_dir, recon, args.seed, shows, judges)}
+    return recon, samples, results
+
+
+def draw_curves(run):
+    """The curves of what is minimized, and of what Dis assigns to images."""
+    panels = {"KL, nats per image": {"VAE, validation": ("vae", "val_prior"),
+                                     "VAE-GAN, validation": ("vaegan", "val_prior")},
+              "L_GAN, nats": {"Dis on real images": ("vaegan", "dis_real"),
+                              "Dis on fakes": ("vaegan", "dis_fake"),
+                              "Dec, -log Dis of fakes": ("vaegan", "dec_gan")},
+              "L_Dis_l, nats per image": {"VAE-GAN": ("vaegan", "dis_l")},
+              "-log p(x|z), nats per image": {"VAE, train": ("vae", "recon"),
+                                              "VAE, validation": ("vae", "val_recon")},
+              "squared error per image": {"VAE, validation": ("vae", "val_error"),
+                                          "VAE-GAN, validation": ("vaegan", "val_error")}}
+    if run.args.loss == "gan":
+        panels["L_GAN, nats"]["Enc, -log Dis of x~"] = ("vaegan", "enc_gan")
+        del panels["L_Dis_l, nats per image"]
+    run.figure("curves", curves(run.history, panels), "Every loss term that is minimized, and the "
+               "squared error of reconstructions, which is not. L_Dis_l is measured in features "
+               "that keep changing: it may rise while images get better.")
+    if run.rows("vaegan"):
+        run.figure("discriminator", curves(run.history, {"probability that Dis assigns": {
+            "real images": ("vaegan", "d_real"), "reconstructions": ("vaegan", "d_recon"),
+            "samples": ("vaegan", "d_sample")}}),
+            "Means over train. At 1, 0 and 0 Dis has won and teaches Dec nothing.")
+
+
+def missing_classes(frequencies, real):
+    """How many classes have less than a tenth of their share of real images; lists of shares."""
+    return sum(found < 0.1 * share for found, share in zip(frequencies, real))
+
+
+def report_models(run, data, results):
+    """The table of both models, and what their numbers mean."""
+    rows = []
+    for words, key in (("squared error per pixel of reconstructions", "recon_mse"),
+                       ("class recognized in reconstructions", "recon_class_acc"),
+                       ("KL, nats per image", "test_kl"),
+                       ("variance of samples / of test images", "variance_ratio"),
+                       ("Frechet distance of samples", "fid"),
+                       ("Frechet distance of reconstructions", "fid_recon")):
+        row = [words]
+        for model in run.args.model:
+            value = results[model][key]
+            if isinstance(value, dict):
+                value = f"{value['value']:.1f} (floor {value['floor']:.1f})"
+            row.append(percent(value) if key == "recon_class_acc" else value)
+        rows.append(row)
+    run.table("On test images", ["", *[NAMES[model] for model in run.args.model]], rows,
+              f"The mean image has a squared error of {results['mean_image_mse']:.4f}; the class "
+              f"of {percent(results['real_class_acc'])} of the test images is recognized. Floor: "
+              "the distance of as many train images.")
+    vae = results["vae"]
+    gan = results["vaegan"]
+    real = (data.test.y.bincount(minlength=len(data.classes)) / len(data.test)).tolist()
+    for model in run.args.model:
+        r = results[model]
+        missing = missing_classes(r["class_frequencies"], real)
+        if r["variance_ratio"] < 0.3 or missing:
+            run.note(f"Samples of the {NAMES[model]} have collapsed: {missing} classes have less "
+                     "than a tenth of their share of real images, and the variance is "
+                     f"{percent(r['variance_ratio'])} of theirs.")
+    if vae and gan and gan["fid"]:
+        nearer = "nearer to" if gan["fid"]["value"] < vae["fid"]["value"] else "farther from"
+        run.note(f"Samples of the VAE-GAN are {nearer} real images than those of the VAE: Frechet "
+                 f"distance {gan['fid']['value']:.1f} and {vae['fid']['value']:.1f}.")
+    if vae and gan:
+        run.note(f"The codes of VAE and VAE-GAN hold {vae['test_kl']:.1f} and {gan['test_kl']:.1f} "
+                 "nats. At unequal KL the reconstructions do not rank the models, because more "
+                 "nats alone allow better ones: --beta changes the KL of the VAE.")
+    if gan is None:
+        return
+    if run.args.loss == "gan":
+        run.note("L_prior + L_GAN ask that a reconstruction looks real, not that it looks like its "
+                 f"image: the squared error is {gan['recon_mse']:.4f} (mean image "
+                 f"{results['mean_image_mse']:.4f}), the class is right in "
+                 f"{percent(gan['recon_class_acc'])}. Such a model draws, but cannot reconstruct.")
+    elif gan["test_kl"] < 0.5:
+        run.note(f"z is unused (KL {gan['test_kl']:.2g} nats): raise --gamma.")
+    verdict = "neither side has won"
+    if results["d_real"] > 0.9 and results["d_sample"] < 0.1:
+        verdict = "it has won and teaches Dec little (try a lower --lr)"
+    elif results["d_sample"] > results["d_real"]:
+        verdict = "it has lost"
+    run.note(f"Dis assigns {percent(results['d_real'])} to test images, "
+             f"{percent(results['d_recon'])} to reconstructions and {percent(results['d_sample'])} "
+             f"to samples: {verdict}.")
 
 
 @torch.no_grad()
-def evaluate(run, data, nets):
-    """The figures and measurements of both models, from best.pt; fills the report."""
-    args, seed, test = run.args, run.args.seed, data.test
-    n, shows = (300, 5000) if args.smoke else (10_000, 100_000)
-    rng, ten = make_rng(seed, "samples", run.device), pick(test.y, 10, seed)
-    z_p = torch.randn(n, args.z_dim, generator=rng, device=run.device)
-    x, drawn, rows, results = test.images(slice(None)), {}, {}, {"vae": None}
-    with run.doing("classifier"):
-        judge, results["real_class_acc"] = classifier(data, args.data_dir, shows)
-    for key in ("vae", "vaegan")[not args.baseline:]:
-        with run.doing(f"reconstructions, samples and FID of the {NAMES[key]}"):
-            enc, dec = (nets["vae_" * (key == "vae") + name] for name in ("enc", "dec"))
-            mu, logvar = encode(enc, test)
-            recon, drawn[key] = decode(dec, mu).sigmoid(), decode(dec, z_p).sigmoid()
-            rows[NAMES[key]] = recon[ten]
-            right = classes_of(judge, recon) == test.y
-            results[key] = {
-                "recon_mse": (recon - x).square().mean().item(),
-                "test_kl": kl_divergence(mu, logvar).sum(1).mean().item(),
-                "recon_class_acc": right.float().mean().item(),
-                "spread": (drawn[key].var(0).sum() / x.var(0).sum()).item(),
-                "class_shares": class_shares(judge, drawn[key], len(data.classes)),
-                "fid": fid(args.fid, data, args.data_dir, drawn[key], seed, shows),
-                "fid_recon": fid(args.fid, data, args.data_dir, recon, seed, shows)}
-    results["mean_image_mse"] = (x - data.train.mean_image()).square().mean().item()
-    for key, images in (("d_real", x), ("d_recon", recon), ("d_sample", drawn["vaegan"])):
-        logits = decode(lambda part: nets["disc"](part)[0], images)
-        results[key] = logits.sigmoid().mean().item()
-    with run.doing("figures"):
-        run.figure("curves", columns(run.history, {
-            "L_Dis_l, nats an image": ["dis_llike"], "KL, nats an image": ["prior", "vae_kl"],
-            "L_GAN's parts, nats": ["dis_real", "dis_fake", "dec_gan", "enc_gan"],
-            "squared error an image": ["pixels", "val_pixels", "vae_val_pixels"],
-            "-log p(x|z) of the VAE, nats": ["vae_recon"]}),
-            "The first is in features that keep changing: it may rise while images get better.")
-        run.figure("discriminator", columns(run.history, {
-            "how real Dis finds them": ["d_real", "d_recon", "d_sample"],
-            "share of steps that moved": ["dec_moves", "dis_moves"]}),
-            "D(x), D(x~), D(x_p), means over train. At 1, 0 and 0 Dis has won and teaches nothing.")
-        run.figure("reconstructions", grid(torch.stack([x[ten], *rows.values()]),
-                                           ["original", *rows]),
-                   "Ten test images above what each model makes of their codes (the mean of z).")
-        run.figure("samples", grid(torch.stack([images[:10] for images in drawn.values()]),
-                                   [*rows]), "Ten draws from N(0, I), the same for both, decoded.")
-        for key, images in drawn.items():
-            run.figure(f"samples_100_{key}", grid(images[:100].unflatten(0, (10, 10))),
-                       f"A hundred draws of the {NAMES[key]}: sharp, likely, and of all classes?")
-    tell_vaegan(run, results)
-    run.finish(f"VAE-GAN on {args.data}", results)
+def evaluate(run, data, models):
+    """Figures and measurements of the trained models; writes the report."""
+    args = run.args
+    test = data.test
+    shows, judges, n = (10_000, 1, 300) if args.smoke else (100_000, 3, 10_000)
+    results = {"vae": None, "vaegan": None, "d_real": None, "d_recon": None, "d_sample": None}
+    rng = make_rng(args.seed, "samples", run.device)
+    prior = torch.randn(n, args.z_dim, generator=rng, device=run.device)
+    idx = pick(test.y, 10, args.seed)
+    x = test.images(slice(None))
+    run.stage("classifier")
+    net, results["real_class_acc"] = classifier(data, args.data_dir, shows)
+    results["mean_image_mse"] = ((x - data.train.mean_image())**2).mean().item()
+    summary = {}
+    recon_rows = [x[idx]]
+    sample_rows = []
+    for model, nets in models.items():
+        name = NAMES[model]
+        run.stage(f"reconstructions, samples and Frechet distances of the {name}")
+        recon, samples, r = measure(run, data, nets, net, prior, shows, judges)
+        results[model] = r
+        recon_rows.append(recon[idx])
+        sample_rows.append(samples[:10])
+        summary[f"{name} KL in nats"] = r["test_kl"]
+        summary[f"{name} squared error per pixel"] = r["recon_mse"]
+        summary[f"{name} recognized in %"] = 100 * r["recon_class_acc"]
+        if r["fid"]:
+            summary[f"{name} distance of samples"] = r["fid"]["value"]
+            summary[f"{name} distance of reconstructions"] = r["fid_recon"]["value"]
+        run.figure(f"samples_100_{model}", grid(samples[:100].unflatten(0, (10, 10))),
+                   f"A hundred draws of the {name}. Are they sharp, likely, and of all classes?")
+    if "vaegan" in models:                                  # the last model, unless typed otherwise
+        for key, images in (("d_real", x), ("d_recon", recon), ("d_sample", samples)):
+            logits = decode(lambda part: models["vaegan"]["disc"](part)[0], images)
+            results[key] = logits.sigmoid().mean().item()
+    run.stage("figures")
+    names = [NAMES[model] for model in models]
+    run.figure("reconstructions", grid(torch.stack(recon_rows), ["original", *names]),
+               "Ten test images above what each model makes of their codes, the means of q(z|x).")
+    run.figure("samples", grid(torch.stack(sample_rows), names),
+               "Ten draws of z from N(0, I), decoded; the same z for each model.")
+    draw_curves(run)
+    report_models(run, data, results)
+    run.finish(f"VAE-GAN on {args.data}", {**results, "summary": summary, "paper": None})
 
 
 # %% Command line
 
 
 def main(argv=None):
-    parser, groups = flags("vaegan", __doc__,
-                           data="fashion", epochs=15, batch_size=64, lr=1e-3, fid=True)
-    add = groups["model"].add_argument
-    add("--arch", choices=("fc", "conv"), default="fc",
-        help="fully connected as in vae.py, or the paper's, where --lr is 3e-4 (default: fc)")
-    add("--width", type=number(int, low=2, high=65536), help="neurons of each layer; conv: "
-        "maps of Enc's first, which the others follow (default: 400; conv: 16; the paper's: 64)")
-    add("--z-dim", type=number(int, low=1, high=4096),
-        help="numbers in z (default: 20; conv: 32; the paper's: 128)")
-    add("--baseline", action=argparse.BooleanOptionalAction, default=True,
-        help="a VAE of the same Enc and Dec beside it (default: yes)")
-    add = groups["objective"].add_argument
+    parser = common_flags("vaegan", __doc__, epochs=15, batch_size=64, lr=1e-3, data="fashion",
+                          fid=True, presets=PRESETS)
+    add = parser.add_argument
+    add("--model", nargs="+", choices=("vae", "vaegan"), default=["vae", "vaegan"],
+        help="trained one after the other")
+    add("--arch", choices=("fc", "conv"), default="fc", help="of all networks")
+    add("--hidden", nargs="+", type=number(int, low=1, high=65536), default=[400], metavar="N",
+        help="fc: widths of Enc's layers; Dec has them in reverse, Dis the first one twice")
+    add("--width", type=number(int, low=2, high=4096), default=16,
+        help="conv: maps of Enc's first layer, which the others follow; the paper's: 64")
+    add("--z-dim", type=number(int, low=1, high=4096), default=20, help="size of z")
     add("--loss", choices=("full", "gan"), default="full",
-        help="full: the paper's; gan: L_prior + L_GAN, without L_Dis_l (default: full)")
-    add("--gamma", type=number(float, low=0),
-        help="of L_Dis_l, a sum over features, beside -log Dis (default: 0.01; conv: 0.001)")
-    add("--fakes", choices=("both", "samples", "recon"), default="both",
-        help="what Dis is shown and Dec judged by beside x: x~ and x_p, x_p or x~ (default: both)")
-    add("--real-target", type=number(float, above=0, high=1),
-        help="what Dis is to give real images (default: 1; conv: 0.9)")
-    add("--gate", action=argparse.BooleanOptionalAction, default=False, help="Dis rests where its "
-        "term of x or of fakes is below 0.33 nats, Dec where one is above 1.03; the authors' with "
-        "--real-target 1 (default: no)")
-    add("--pixel-weight", type=number(float, low=0), default=0.0,
-        help="of the squared error an image, for Enc and Dec (default: 0, the paper's)")
+        help="full: the paper's; gan: L_prior + L_GAN, without L_Dis_l")
+    add("--gamma", type=number(float, low=0), default=0.01, help="weight of L_Dis_l for Dec")
+    add("--real-label", type=number(float, above=0, high=1), default=1.0,
+        help="target of Dis for real images")
+    add("--beta", type=number(float, low=0), default=1.0, help="weight of the KL of the VAE")
     args = parse(parser, argv, lambda args: PRESETS[args.arch], SMOKE)
     if args.weights:
-        load(args.weights)                                  # before a folder is made
-    run = Run("vaegan", args)
+        load(args.weights)                                  # refuses them before a folder exists
     data = load_data(args.data, args.data_dir, args.image_size, args.limit, args.seed)
-    data = run.begin(data)
+    run = Run("vaegan", args, data)
     if not args.weights:
-        train(run, data)
-    evaluate(run, data, run.best_nets(load))
+        for model in args.model:
+            train(run, run.data, model)
+    evaluate(run, run.data, load(run.best, run.device))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ The slow versions stand here, written from what the papers' released code does.
 """
 
 import argparse
-import contextlib
 import csv
 import math
 import os
@@ -217,9 +216,9 @@ def bench_data():
 def mnist_vae(arch):
     """vae.py's networks for MNIST: the IWAE paper's MLP, or the convolutional pair."""
     hidden, z_dim = ([200, 200], 50) if arch == "fc" else ([512], 32)
-    options = dict(model="vae", arch=arch, hidden=hidden, z_dim=z_dim, activation="tanh")
-    torch.manual_seed(0)
-    return vae.Encoder((1, 28, 28), options), vae.Decoder((1, 28, 28), options)
+    options = dict(arch=arch, hidden=hidden, z_dim=z_dim, activation="tanh", seed=0)
+    nets = vae.build((1, 28, 28), {**options, "model": ["vae"]})["vae"]
+    return nets["enc"], nets["dec"]
 
 
 @torch.no_grad()
@@ -246,8 +245,8 @@ def our_log_marginal(enc, dec, x, k):
     with torch.no_grad():
         mu, logvar = enc(x)
     return evaluation.log_marginal(
-        x, mu, logvar, lambda x, z: vae.bernoulli_log_likelihood(x, dec(z)), ks=(k,)
-    )[k]
+        x, mu, logvar, lambda x, z: vae.bernoulli_log_likelihood(x, dec(z)), k
+    )[0]
 
 
 def peak_memory(call):
@@ -294,7 +293,7 @@ def bench_eval():
 
 def bench_vae(data_dir):
     """An epoch of the 784-400-20 VAE on MNIST: a DataLoader over torchvision's set with ToTensor,
-    Adam's loop and a loss read every step, against vae.py's own training loop."""
+    Adam's loop and a loss read every step, against a loop as vae.train has it."""
     try:
         root, data = Path(data_dir), load("mnist", data_dir)
     except DataError as error:
@@ -304,8 +303,9 @@ def bench_vae(data_dir):
     from torchvision.transforms import ToTensor
 
     shape = (1, 28, 28)
-    options = dict(model="vae", arch="fc", hidden=[400], z_dim=20, activation="relu")
-    usual, ours = ([Net(shape, options) for Net in (vae.Encoder, vae.Decoder)] for _ in range(2))
+    options = dict(model=["vae"], arch="fc", hidden=[400], z_dim=20, activation="relu", seed=0)
+    nets = [vae.build(shape, options)["vae"] for _ in range(2)]
+    usual, ours = ([part["enc"], part["dec"]] for part in nets)
     parameters = [[p for net in nets for p in net.parameters()] for nets in (usual, ours)]
     opt, fused = (torch.optim.Adam(p, 1e-3, fused=f) for p, f in zip(parameters, (False, True)))
     images = torch.utils.data.Subset(
@@ -315,9 +315,7 @@ def bench_vae(data_dir):
         torch.utils.data.DataLoader(images, 128, shuffle=True, drop_last=True, num_workers=n)
         for n in (0, 2)
     ]
-    rng, args = torch.Generator().manual_seed(0), argparse.Namespace(
-        model="vae", likelihood="bernoulli", z_dim=20, beta=1.0, iwae=None
-    )
+    rng, args = torch.Generator().manual_seed(0), argparse.Namespace(likelihood="bernoulli")
 
     def usual_epoch(loader):
         total, (enc, dec) = 0.0, usual
@@ -334,11 +332,12 @@ def bench_vae(data_dir):
     def our_epoch():
         terms = []
         for index in batches(data.train, 128, rng):
-            term = vae.losses([ours], data.train.images(index), rng, args)  # grey, as there
+            x = data.train.images(index)  # grey, as there
+            recon, kl = vae.vae_losses(*ours, x, torch.randn(len(x), 20, generator=rng), args)
             fused.zero_grad()
-            term[0].backward()
+            (recon + kl).backward()
             fused.step()
-            terms.append(term.detach())
+            terms.append(torch.stack([recon, kl]).detach())
         torch.stack(terms).mean(0).tolist()
 
     rows = [
@@ -355,55 +354,51 @@ def adams(*nets):
 
 
 def bench_mathieu(shape=(1, 28, 28), batch=128):
-    """mathieu.step, and the same step where every use of Dec is a pass of its own, the fakes are
-    made again for Disc, and Disc computes gradients of its weights that only Enc and Dec wait for.
-    """
-    args = {"z_dim": 16, "s_dim": 16, "arch": "small", "adv_weight": 1.0, "discriminator": "class"}
-    nets = mathieu.build(shape, 10, {**args, "seed": 0})
-    enc, dec, disc = nets.values()
-    opts = adams(nn.ModuleList([enc, dec]), disc)
+    """A step as the loop of mathieu.train takes it, and one that decodes each use by itself, makes
+    the images for Disc again, and computes gradients of Disc that only Enc and Dec cause."""
+    args = {"z_dim": 16, "s_dim": 16, "adv_weight": 1.0, "n_classes": 10, "seed": 0}
+    enc, dec, disc = mathieu.build(shape, args).values()
+    weights = [*enc.parameters(), *dec.parameters()]
+    opt, opt_disc = adams(nn.ModuleList([enc, dec]), disc)
     x, noise = torch.rand(2 * batch, *shape), torch.randn(2 * batch, 16)
     prior, y = torch.randn(batch // 2, 16), torch.randint(10, (batch,))
-    weights = 0.35, 1.0, 0.05, 1.0
+    x1, x2 = x.chunk(2)
+    entropy = mathieu.cross_entropy
 
-    def codes():
-        """(z, s) of both images of the pairs, the KL, and the fakes' z: half of them drawn."""
-        (mu1, logvar1, s1), (mu2, logvar2, s2) = (enc(part) for part in x.chunk(2))
-        kl = mathieu.kl_divergence(torch.cat([mu1, mu2]), torch.cat([logvar1, logvar2]))
-        z1, z2 = (
-            mu + (0.5 * logvar).exp() * eps
-            for mu, logvar, eps in zip((mu1, mu2), (logvar1, logvar2), noise.chunk(2))
-        )
-        made = dec(torch.cat([prior, z1.roll(1, 0)[batch // 2 :]]), s1)
-        return z1, s1, z2, s2, kl.sum(1).mean(), made
+    def encode(image, eps):
+        mu, logvar, s = enc(image)
+        return mu + (0.5 * logvar).exp() * eps, s, mathieu.kl_divergence(mu, logvar).mean()
 
     def plain():
-        z1, s1, z2, s2, kl, made = codes()
-        x1, x2 = x.chunk(2)
-        swap = ((dec(z1, s2) - x1).square().sum() + (dec(z2, s1) - x2).square().sum()) / len(x)
-        own = (dec(z1, s1) - x1).square().sum() / batch
-        fooled = mathieu.adversary(disc, made, y, x1, 0.95)[0]
-        opts[0].zero_grad()
-        sum(w * term for w, term in zip(weights, (swap, kl, own, fooled))).backward()
-        opts[0].step()
-        made = codes()[-1].detach()
-        opts[1].zero_grad()
-        real = mathieu.adversary(disc, x1, y, x2, 0.95)[0]
-        ((real + mathieu.adversary(disc, made, y, x1, 0.0)[0]) / 2).backward()
-        opts[1].step()
+        z1, s1, kl1 = encode(x1, noise[:batch])
+        z2, s2, kl2 = encode(x2, noise[batch:])
+        other_z = torch.cat([prior, z1.roll(1, 0)[batch // 2 :]])
+        swap = (mathieu.squared_error(dec(z1, s2), x1) + mathieu.squared_error(dec(z2, s1), x2)) / 2
+        own = mathieu.squared_error(dec(z1, s1), x1)
+        adv = entropy(disc(dec(other_z, s1), y), 0.95)
+        opt.zero_grad()
+        (0.35 * swap + 0.05 * own + (kl1 + kl2) / 2 + adv).backward()
+        opt.step()
+        with torch.no_grad():
+            z1, s1, _ = encode(x1, noise[:batch])
+            fake = dec(torch.cat([prior, z1.roll(1, 0)[batch // 2 :]]), s1)
+        opt_disc.zero_grad()
+        ((entropy(disc(x1, y), 0.95) + entropy(disc(fake, y), 0.0)) / 2).backward()
+        opt_disc.step()
 
     def ours():
-        mathieu.step(nets.values(), opts, x, y, noise, prior, weights, contextlib.nullcontext)
-
-    def unfrozen():
-        disc.requires_grad_, freeze = (lambda flag: disc), disc.requires_grad_
-        ours()
-        disc.requires_grad_ = freeze
+        swap, own, kl, fake = mathieu.reconstruct_and_swap(enc, dec, x, noise, prior)
+        adv = entropy(disc(fake, y), 0.95)
+        opt.zero_grad()
+        (0.35 * swap + 0.05 * own + kl + adv).backward(inputs=weights)
+        opt.step()
+        opt_disc.zero_grad()
+        loss_fake = entropy(disc(fake.detach(), y), 0.0)
+        ((entropy(disc(x1, y), 0.95) + loss_fake) / 2).backward()
+        opt_disc.step()
 
     r, a, b = ratio(plain, ours)
     row("mathieu step, mnist 28x28", "a pass for every use, unused gradients", a, b, r)
-    r, a, b = ratio(unfrozen, ours)
-    row("mathieu step, mnist 28x28", "with Disc's unused gradients alone", a, b, r)
 
 
 def bench_dann(data_dir, n=3200, half=64):
@@ -428,17 +423,20 @@ def bench_dann(data_dir, n=3200, half=64):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
         torch.manual_seed(0)
-        plain = dann.Net("mnist", 32, 10)
-        ours = dann.Net("mnist", 32, 10).to(memory_format=torch.channels_last)
+        plain = dann.Net(32, 10)
+        ours = dann.Net(32, 10).to(memory_format=torch.channels_last)
         opts = [
             torch.optim.SGD(net.parameters(), 0.01, momentum=0.9, fused=net is ours)
             for net in (plain, ours)
         ]
 
         def step(net, opt, x, y, x_target):
-            label, domain, _ = dann.objective(net, x, y, x_target, 0.5)
+            logits, logits_source, _ = net(x, 0, 0.5)
+            _, logits_target, _ = net(x_target, 1, 0.5)
+            label = nn.functional.cross_entropy(logits, y)
+            loss = label + dann.domain_loss(logits_source, logits_target)
             opt.zero_grad()
-            (label + domain).backward()
+            loss.backward()
             opt.step()
 
         def files(workers):
@@ -475,46 +473,68 @@ def bench_dann(data_dir, n=3200, half=64):
 
 
 def bench_vaegan(shape=(1, 28, 28), batch=64):
-    """vaegan.step, and the same step where every network's loss is made anew and goes back through
-    all three networks."""
-    for arch, width, z_dim in (("fc", 400, 20), ("conv", 16, 32)):
-        args = argparse.Namespace(
-            arch=arch, width=width, z_dim=z_dim, baseline=False, seed=0, loss="full", gamma=0.01,
-            pixel_weight=0.0, fakes="both", gate=False, real_target=1.0,
-        )  # fmt: skip
-        nets = list(vaegan.build(shape, vars(args)).values())
+    """A step as the loop of vaegan.train takes it, and one that makes every network's loss anew and
+    goes back through all three networks."""
+    for arch, z_dim in (("fc", 20), ("conv", 32)):
+        args = {"arch": arch, "hidden": [400], "width": 16, "z_dim": z_dim, "seed": 0}
+        nets = list(vaegan.build(shape, {**args, "model": ["vaegan"]})["vaegan"].values())
+        weights = [list(net.parameters()) for net in nets]
         opts = adams(*nets)
+        opt = torch.optim.Adam(sum(weights, []), 1e-3, (0.5, 0.999), fused=True)
         x, (noise, z_p) = torch.rand(batch, *shape), torch.randn(2, batch, z_dim)
 
+        def losses():
+            terms = vaegan.vaegan_losses(*nets, x, noise, z_p, 1.0)
+            return (
+                terms["prior"] + terms["dis_l"],
+                0.01 * terms["dis_l"] + terms["dec_gan"],
+                terms["dis_real"] + terms["dis_fake"],
+            )
+
         def plain():
-            for i, opt in enumerate(opts):
-                loss = vaegan.objectives(vaegan.forward(*nets, x, noise, z_p), args)[i]
+            for i, own in enumerate(opts):
+                loss = losses()[i]
                 for net in nets:
                     net.zero_grad()
                 loss.backward()
-                opt.step()
+                own.step()
 
         def ours():
-            vaegan.step(nets, opts, x, noise, z_p, args, contextlib.nullcontext)
+            all_losses = losses()
+            opt.zero_grad()
+            for loss, own in zip(all_losses, weights):
+                loss.backward(inputs=own, retain_graph=loss is not all_losses[-1])
+            opt.step()
 
         r, a, b = ratio(plain, ours)
         row(f"vaegan step, {arch}, mnist 28x28", "three passes, unused gradients", a, b, r)
 
 
 def bench_gan(shape=(1, 28, 28), batch=128):
-    """flowvae_gan.gan_step, and the same step with the fakes made twice and unused gradients."""
-    args = {"width": 32, "z_dim": 32, "model": ["gan"], "likelihood": "bernoulli", "couplings": 8}
-    gen, disc = flowvae_gan.build(shape, {**args, "flow_fit": [], "seed": 0}).values()
-    opts, cast = adams(gen, disc), contextlib.nullcontext
+    """A step as the loop of flowvae_gan.train_gan takes it, and one that makes the fakes twice and
+    computes gradients of the other network."""
+    args = {"width": 32, "z_dim": 32, "model": ["gan"], "couplings": 8, "flow_fit": [], "seed": 0}
+    gen, disc = flowvae_gan.build(shape, args)["gan"].values()
+    of_gen, of_disc = list(gen.parameters()), list(disc.parameters())
+    opts = adams(gen, disc)
+    opt = torch.optim.Adam(of_gen + of_disc, 1e-3, (0.5, 0.999), fused=True)
     x, z = torch.rand(batch, *shape), torch.randn(batch, 32)
 
     def plain():
-        for i, opt in enumerate(opts):
-            gen.zero_grad(), disc.zero_grad()
-            flowvae_gan.gan_losses(gen, disc, x, z)[i].backward()
-            opt.step()
+        for i, own in enumerate(opts):
+            gen.zero_grad()
+            disc.zero_grad()
+            flowvae_gan.gan_losses(disc(x), disc(gen(z).sigmoid()), 0.9)[i].backward()
+            own.step()
 
-    r, a, b = ratio(plain, lambda: flowvae_gan.gan_step(gen, disc, opts, x, z, cast))
+    def ours():
+        loss_gen, loss_disc = flowvae_gan.gan_losses(disc(x), disc(gen(z).sigmoid()), 0.9)
+        opt.zero_grad()
+        loss_gen.backward(inputs=of_gen, retain_graph=True)
+        loss_disc.backward(inputs=of_disc)
+        opt.step()
+
+    r, a, b = ratio(plain, ours)
     row("GAN step, mnist 28x28", "fakes made twice, unused gradients", a, b, r)
 
 

@@ -55,15 +55,6 @@ def run_main(script, *argv):
     return 0
 
 
-def reporter(**attributes):
-    """A Run without a folder, which gathers the notes and tables of a report."""
-    from eval import SideBySideRun
-
-    run = SideBySideRun.__new__(SideBySideRun)
-    vars(run).update(notes=[], tables=[], **attributes)
-    return run
-
-
 def snapshot(folder):
     """Every file below a folder with its bytes, every folder below it with None."""
     return {

@@ -96,9 +96,17 @@ def defaults(script):
         patch.setattr(script, "parse", stop)
         script.main(images_flags(script, ["--data", "digits", "--epochs", "3"]))
     args = caught.value.args[0]
-    digits = dann.read("digits", args) if script is dann else data.load("digits")
     leave = ("resume", "weights", "overwrite", "out")
-    return {k: v for k, v in vars(args).items() if k not in leave}, digits
+    digits = data.load("digits")
+    if script is dann:
+        digits = dann.read("digits", args)
+        digits.fingerprint += dann.read("digitsm", args).fingerprint
+        args.data = "digits-digitsm"
+        args.n_classes = 10
+    args = {k: v for k, v in vars(args).items() if k not in leave}
+    if script is mathieu:
+        args["n_classes"] = 10
+    return args, digits
 
 
 def trained(script, **changes):
@@ -124,17 +132,18 @@ def trained(script, **changes):
 def whole(script, **changes):
     """`trained` with weights that fit."""
     args, digits = defaults(script)
-    if script is dann:
-        nets = {name: dann.Net(args["arch"], digits.shape[1], 10) for name in dann.named(args)}
-    elif script is mathieu:
-        nets = mathieu.build(digits.shape, 10, args)
-    else:
-        nets = script.build(digits.shape, args)
-    return trained(script, nets={name: net.state_dict() for name, net in nets.items()}, **changes)
+    nets = script.build(digits.shape, args)
+    saved = {}
+    for name, net in nets.items():
+        if isinstance(net, dict):  # of one of several models
+            saved[name] = {part: net[part].state_dict() for part in net}
+        else:
+            saved[name] = net.state_dict()
+    return trained(script, nets=saved, **changes)
 
 
 # An argument that decides the networks.
-SIZE = {vae: "activation", vaegan: "width", dann: "arch"}
+SIZE = {vae: "activation", vaegan: "arch", dann: "arch"}
 
 
 def without_an_argument(script):
@@ -352,10 +361,10 @@ OWN = {
         **bad_values(
             {
                 "--s-dim": ("0", "x"),
-                "--arch": ("huge",),
-                "--discriminator": ("none", "both"),
                 "--recon-weight": ("0", "nan"),
                 "--own-weight": ("-1",),
+                "--disc-lr": ("0", "inf"),
+                "--lr-floor": ("-0.1", "2"),
                 "--kl-weight": ("-1", "inf"),
                 "--adv-weight": ("-1", "x"),
             }
@@ -367,18 +376,6 @@ OWN = {
             lambda t, script: ["--data", "digits", "--arch", "conv", "--image-size", "37"],
             "--image-size",
         ),
-        "an autoencoder that is not there": (
-            lambda t, script: ["--data", "digits", "--model", "nae", "--ae", "nowhere.pt"],
-            "nowhere.pt",
-        ),
-        "an autoencoder beside a vae": (
-            lambda t, script: ["--data", "digits", "--ae", "nowhere.pt"],
-            "--ae is",
-        ),
-        "a bound with a weight": (
-            lambda t, script: ["--data", "digits", "--iwae", "5", "--beta", "2"],
-            "--beta",
-        ),
         **bad_values(
             {
                 "--model": ("gan",),
@@ -387,7 +384,6 @@ OWN = {
                 "--beta": ("-1", "nan"),
                 "--likelihood": ("poisson",),
                 "--sigma": ("0",),
-                "--iwae": ("0",),
                 "--nll-k": ("0",),
                 "--nll-n": ("1",),
                 "--fid": ("yes",),
@@ -402,8 +398,10 @@ OWN = {
                 "--arch": ("huge",),
                 "--width": ("1", "x"),
                 "--gamma": ("-1", "nan"),
-                "--fakes": ("none",),
-                "--pixel-weight": ("-0.5", "inf"),
+                "--model": ("gan",),
+                "--hidden": ("0", "x"),
+                "--real-label": ("0", "1.1"),
+                "--beta": ("-1", "inf"),
                 "--fid": ("yes",),
             }
         ),
@@ -418,8 +416,8 @@ OWN = {
                 "--couplings": ("0", "1.5"),
                 "--likelihood": ("poisson",),
                 "--gan-lr": ("0", "nan"),
-                "--warm-up": ("-1", "2"),
-                "--real-target": ("0", "1.1"),
+                "--kl-warmup": ("-1", "2"),
+                "--real-label": ("0", "1.1"),
                 "--nll-k": ("0",),
                 "--nll-n": ("1",),
                 "--fid": ("yes",),
@@ -446,10 +444,7 @@ OWN = {
             "--arch",
         ),
         "small images": (beside_digits("digitsm", "--image-size", "12"), "--image-size"),
-        "a batch of one": (
-            beside_digits("digitsm", "--arch", "bn", "--batch-size", "3"),
-            "--batch-size",
-        ),
+        "moons on another device": (lambda t, script: ["--device", "mps"], "--device"),
         "--data": (lambda t, script: ["--points", "20", f"--data={t}"], "--data"),
         **bad_values(
             {
@@ -458,6 +453,8 @@ OWN = {
                 "--hidden": ("0", "1.5"),
                 "--lam": ("-1", "nan"),
                 "--domain-weight": ("-1", "inf"),
+                "--ramp": ("0", "1.1"),
+                "--model": ("average",),
                 "--seeds": ("0", "x"),
                 "--mean": ("none",),
                 "--decay": ("cosine",),

@@ -27,6 +27,7 @@ from eval import (
     Codes,
     balanced_accuracy,
     classifier,
+    code_map,
     confusion,
     curves,
     fid,
@@ -38,16 +39,18 @@ from eval import (
     log_marginal,
     main,
     make_rng,
+    neighbour_accuracy,
     nll,
     number,
     percent,
     predictor,
     probe,
     probe_codes,
+    random_subset,
     scatter,
     shown,
     statistics,
-    svm_report,
+    svm_scores,
     swap_grid,
     tsne,
 )
@@ -334,7 +337,7 @@ def test_a_figure_is_drawn_whatever_backend_the_environment_names(backend):
 import io, torch
 from eval import confusion, curves, grid, scatter
 grid(torch.rand(1, 2, 1, 8, 8), ["a"]).savefig(io.BytesIO(), format="png")
-confusion([[1, 0], [0, 1]], "ab").savefig(io.BytesIO(), format="png")
+confusion({"t": [[1, 0], [0, 1]]}, "ab").savefig(io.BytesIO(), format="png")
 """
     done = draws_in_a_subprocess(code, MPLBACKEND=backend)
     assert done.returncode == 0 and done.stderr == "", done.stderr[-2000:]
@@ -384,7 +387,7 @@ def test_any_class_name_is_drawn_without_a_warning_and_told_from_the_others(draw
             figure = scatter({"s": (torch.rand(n, 2, generator=RNG), torch.arange(n), names)})
             texts = figure.axes[0].get_legend().get_texts()
         else:
-            figure = confusion(np.ones((n, n), int), names)
+            figure = confusion({"t": np.ones((n, n), int)}, names)
             texts = figure.axes[0].get_yticklabels()
         figure.savefig(io.BytesIO(), format="png")
     labels = [text.get_text() for text in texts]
@@ -406,7 +409,7 @@ def test_figures_survive_values_that_are_constant_or_not_finite():
         figures.append(curves(history, {"t": {"a": "a", "b": "b", "c": "not there"}}, {"t": 0.5}))
     figures.append(curves(rows, {"t": {"a": "not there"}}))
     figures.append(scatter({"s": (np.full((4, 2), np.nan), torch.zeros(4).long(), ["a"])}))
-    figures.append(confusion(np.zeros((3, 3), int), "abc"))
+    figures.append(confusion({"t": np.zeros((3, 3), int)}, "abc"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for figure in figures:
@@ -452,14 +455,14 @@ def test_the_names_at_the_left_of_a_grid_are_not_cut(names):
 
 
 @pytest.mark.parametrize("kernel", ["linear", "rbf"])
-def test_svm_report_is_what_scikit_learn_counts(kernel):
+def test_svm_scores_are_what_scikit_learn_counts(kernel):
     from sklearn import metrics
     from sklearn.svm import SVC
 
     x, y = blobs(400, classes=5, spread=2.5)
     y_test = y[200:].clone()
     y_test[y_test == 2] = 3  # a class that is predicted but never there
-    result = svm_report((x[:200], y[:200]), (x[200:], y_test), kernel)
+    result = svm_scores((x[:200], y[:200]), (x[200:], y_test), kernel)
     mean, scale = x[:200].mean(0), x[:200].std(0, correction=0)
     svc = SVC(kernel=kernel).fit((x[:200] - mean) / scale, y[:200])
     guess = svc.predict((x[200:] - mean) / scale)
@@ -468,10 +471,14 @@ def test_svm_report_is_what_scikit_learn_counts(kernel):
     assert result["accuracy"] == pytest.approx(metrics.accuracy_score(y_test, guess))
     for name, expected in zip(("precision", "recall", "f1"), scores):
         assert result[name] == pytest.approx(expected.tolist())
+    *macro, _ = metrics.precision_recall_fscore_support(
+        y_test, guess, average="macro", zero_division=0
+    )
+    assert result["macro"] == pytest.approx(macro)
     assert result["confusion"] == metrics.confusion_matrix(y_test, guess).tolist()
     assert json.loads(json.dumps(result)) == result and result["recall"][2] == 0
-    few = svm_report((x[:200], y[:200]), (x[200:], y_test), kernel, points=20)
-    assert few != result and few == svm_report((x[:200], y[:200]), (x[200:], y_test), kernel, 0, 20)
+    few = svm_scores((x[:200], y[:200]), (x[200:], y_test), kernel, points=20)
+    assert few != result and few == svm_scores((x[:200], y[:200]), (x[200:], y_test), kernel, 0, 20)
 
 
 def linear_vae(n, orthogonal, prior=None, d=20, z=5, noise=0.7):
@@ -501,73 +508,87 @@ def linear_vae(n, orthogonal, prior=None, d=20, z=5, noise=0.7):
     return (x, mu, logvar, log_likelihood), marginal, torch.linalg.inv(precision)
 
 
+def log_p(arguments, k, **options):
+    """log_marginal without the effective sample size."""
+    return log_marginal(*arguments, k, **options)[0]
+
+
 def test_every_log_weight_is_log_p_of_x_where_q_is_the_posterior():
     arguments, marginal, _ = linear_vae(45, orthogonal=True)
     exact = marginal.log_prob(arguments[0])
-    for seed in range(3):
-        for found in log_marginal(*arguments, ks=(1, 60), seed=seed).values():
-            torch.testing.assert_close(found, exact, atol=1e-9, rtol=0)
+    for seed, k in ((0, 1), (1, 60), (2, 60)):
+        found, size = log_marginal(*arguments, k, seed=seed)
+        torch.testing.assert_close(found, exact, atol=1e-9, rtol=0)
+        torch.testing.assert_close(size, torch.full_like(size, k), rtol=1e-9, atol=0)
 
 
 def test_a_prior_with_log_prob_takes_the_place_of_the_normal():
     loc, scale = torch.linspace(-1, 2, 5).double(), torch.linspace(0.3, 2, 5).double()
     arguments, marginal, _ = linear_vae(25, orthogonal=True, prior=(loc, scale))
-    prior = Independent(Normal(loc, scale), 1)
-    found = log_marginal(*arguments, ks=(3,), prior=prior)[3]
+    found = log_p(arguments, 3, prior=Independent(Normal(loc, scale), 1))
     torch.testing.assert_close(found, marginal.log_prob(arguments[0]), atol=1e-9, rtol=0)
-    assert (log_marginal(*arguments, ks=(3,))[3] - found).abs().min() > 0.01
+    assert (log_p(arguments, 3) - found).abs().min() > 0.01
 
 
 def test_the_bound_rises_with_k_from_the_elbo_to_log_p_of_x():
     arguments, marginal, posterior = linear_vae(2000, orthogonal=False)
-    x, mu, logvar, _ = arguments
+    x, mu, logvar, log_likelihood = arguments
     q = MultivariateNormal(mu, (0.5 * logvar).exp().diag_embed().square())
     gap = kl_divergence(q, MultivariateNormal(mu, posterior))  # log p(x) - ELBO
     exact = marginal.log_prob(x)
-    bounds = log_marginal(*arguments, ks=(1, 5, 50))
+    bounds = {k: log_p(arguments, k) for k in (1, 5, 50)}
     error = (bounds[1] - exact).std() / math.sqrt(len(x))
     assert (bounds[1] - (exact - gap)).mean().abs() < 4 * error
     means = [(exact - gap).mean(), bounds[5].mean(), bounds[50].mean(), exact.mean()]
     assert means == sorted(means) and means[2] - means[1] > 5 * error
     few = slice(0, 200)
-    tight = log_marginal(*(part[few] for part in (x, mu, logvar)), arguments[3], ks=(5000,))[5000]
+    tight = log_p((x[few], mu[few], logvar[few], log_likelihood), 5000)
     assert (tight - exact[few]).mean().abs() < 0.01
 
 
-def test_neither_chunk_nor_ks_changes_anything_and_the_seed_does():
-    arguments, _, _ = linear_vae(45, orthogonal=False)
-    expected = log_marginal(*arguments, ks=(7, 130), chunk=130)
-    for chunk in (1, 7, 50, 60, 1000):
-        found = log_marginal(*arguments, ks=(130, 7), chunk=chunk)
-        for k in (7, 130):
-            torch.testing.assert_close(found[k], expected[k], atol=1e-11, rtol=0)
-    torch.testing.assert_close(log_marginal(*arguments, ks=(7,))[7], expected[7])
-    assert not torch.equal(log_marginal(*arguments, ks=(7,), seed=1)[7], expected[7])
+def test_the_effective_sample_size_is_that_of_the_weights_and_falls_with_a_poor_q():
+    arguments, _, _ = linear_vae(20, orthogonal=False)
+    x, mu, logvar, log_likelihood = arguments
+    draws = []
+
+    def watched(images, z):
+        draws.append(z)
+        return log_likelihood(images, z)
+
+    _, size = log_marginal(x, mu, logvar, watched, 25)
+    z = torch.cat(draws)  # (25, 20, Z)
+    prior = Independent(Normal(torch.zeros_like(mu), 1.0), 1)
+    q = Independent(Normal(mu, (0.5 * logvar).exp()), 1)
+    w = (log_likelihood(x, z) + prior.log_prob(z) - q.log_prob(z)).softmax(0)
+    torch.testing.assert_close(size, 1 / (w**2).sum(0), rtol=1e-9, atol=0)
+    assert (1 <= size).all() and (size <= 25).all()
+    wide = log_marginal(x, mu, logvar + 3, log_likelihood, 1000)[1].mean()
+    assert wide < log_marginal(x, mu, logvar, log_likelihood, 1000)[1].mean()
 
 
-def test_a_constant_of_ten_thousand_nats_passes_through():
-    (*codes, log_likelihood), _, _ = linear_vae(25, orthogonal=False)
-    plain = log_marginal(*codes, log_likelihood, ks=(100,))[100]
+def test_the_seed_decides_and_a_constant_of_ten_thousand_nats_passes_through():
+    arguments, _, _ = linear_vae(25, orthogonal=False)
+    plain = log_p(arguments, 100)
+    assert torch.equal(plain, log_p(arguments, 100))
+    assert not torch.equal(plain, log_p(arguments, 100, seed=1))
+    *codes, log_likelihood = arguments
     for constant in (1e4, -1e4):
-        found = log_marginal(*codes, lambda x, z: log_likelihood(x, z) + constant, ks=(100,))[100]
+        found = log_p((*codes, lambda x, z: log_likelihood(x, z) + constant), 100)
         torch.testing.assert_close(found, plain + constant, atol=1e-8, rtol=0)
 
 
-def test_log_weights_ignore_autocast_and_memory_ignores_k():
+def test_memory_does_not_grow_with_k():
     (*codes, log_likelihood), _, _ = linear_vae(25, orthogonal=False)
-    codes, largest = [part.float() for part in codes], []
+    largest = []
 
     def watched(x, z):
         largest[-1] = max(largest[-1], z.numel())
-        return log_likelihood(x.double(), z.double()).float()
+        return log_likelihood(x, z)
 
     for k in (100, 1000):
         largest.append(0)
-        plain = log_marginal(*codes, watched, ks=(k,))[k]
+        log_marginal(*codes, watched, k)
     assert largest[0] == largest[1]
-    with torch.autocast("cpu", torch.bfloat16):
-        found = log_marginal(*codes, watched, ks=(1000,))[1000]
-    torch.testing.assert_close(found, plain, rtol=0, atol=1e-4)  # bfloat16 is off by 0.1
 
 
 def test_nll_counts_nats_bits_and_its_standard_error():
@@ -577,8 +598,55 @@ def test_nll_counts_nats_bits_and_its_standard_error():
     assert result["nats"] == pytest.approx(exact.mean(), abs=1e-9)
     assert result["bits_per_dim"] == pytest.approx(exact.mean() / 20 / np.log(2))
     assert result["stderr"] == pytest.approx(exact.std(ddof=1) / 10) and result["n"] == 100
-    one = nll(*(part[:1] for part in arguments[:3]), arguments[3], k=3)
-    assert one["stderr"] is None and json.dumps(one)
+    assert result["k"] == 3 and result["ess"] == pytest.approx(3)
+    assert nll(*arguments, k=3, discrete=False)["bits_per_dim"] is None  # of a density
+    one = nll(*arguments, k=3, n=1)
+    assert one["stderr"] is None and one["n"] == 1 and json.dumps(one)
+
+
+def test_the_images_of_the_nll_are_a_sample_of_all_images():
+    y = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)  # not as many of each class
+    cost = torch.tensor([54.0, 90.0, 118.0])[y]  # nats depend on the class
+    means = []
+    for seed in range(2000):
+        idx = random_subset(len(y), 25, seed)
+        assert len(idx.unique()) == 25
+        means.append(cost[idx].mean())
+    means = torch.stack(means)
+    error = means.std() / math.sqrt(len(means))
+    assert (means.mean() - cost.mean()).abs() < 4 * error
+    assert error < 0.2  # equally many of each class would be off by 17
+    assert torch.equal(random_subset(5, 9).sort().values, torch.arange(5))
+
+
+def test_neighbour_accuracy_is_the_vote_of_scikit_learn_without_the_point_itself():
+    from sklearn.model_selection import LeaveOneOut, cross_val_score
+    from sklearn.neighbors import KNeighborsClassifier
+
+    points, y = blobs(60, classes=3, width=2, spread=0.8)
+    scores = cross_val_score(KNeighborsClassifier(5), points, y, cv=LeaveOneOut())
+    assert 0.4 < scores.mean() < 1
+    assert neighbour_accuracy(points, y) == pytest.approx(scores.mean())
+
+
+def test_a_code_map_draws_the_plane_the_strip_or_t_sne():
+    _, y = blobs(60, classes=3)
+    drawn = {}
+    run = argparse.Namespace(args=argparse.Namespace(seed=0), classes=["x", "y", "z"])
+    run.figure = lambda name, figure, caption: drawn.update(name=name, figure=figure, text=caption)
+    for width, name in ((1, "plane"), (2, "plane"), (5, "tsne")):
+        codes, _ = blobs(60, classes=3, width=width, spread=0.01)
+        shares = code_map(run, {"a": codes, "b": torch.zeros(60, width)}, y, 100)
+        assert shares["a"] == 1 and shares["b"] < 0.6  # clusters, and a dead encoder
+        assert drawn["name"] == name
+        assert "a 100.0 %, classes lie apart" in drawn["text"] and "33.3 %" in drawn["text"]
+        assert [axes.get_title() for axes in drawn["figure"].axes] == ["a", "b"]
+        axes = drawn["figure"].axes[0]
+        assert bool(axes.get_xlabel()) == (width < 3)
+        points = np.concatenate([part.get_offsets() for part in axes.collections])
+        assert len(points) == 60
+        if width < 3:
+            assert sorted(points[:, 0]) == pytest.approx(sorted(codes[:, 0].tolist()), abs=1e-6)
 
 
 def covariances(d=40, rank=None, seed=3):
@@ -784,7 +852,7 @@ def test_a_confusion_matrix_of_thirty_classes_draws_the_twenty_most_confused():
     matrix = torch.eye(30, dtype=torch.long) * 50
     for k in range(0, 20, 2):
         matrix[k, k + 1], matrix[k, 29] = 5, 1  # 0 to 19 are confused, and 29 with the even ones
-    figure = confusion(matrix.tolist(), [f"$x_{k}" for k in range(30)])
+    figure = confusion({"t": matrix.tolist()}, [f"$x_{k}" for k in range(30)])
     axes = figure.axes[0]
     names = [text.get_text() for text in axes.get_yticklabels()]
     assert len(names) == 20 == len(set(names)) and "$x_29" in names and "$x_25" not in names
@@ -792,4 +860,7 @@ def test_a_confusion_matrix_of_thirty_classes_draws_the_twenty_most_confused():
     cells = {tuple(map(int, text.get_position())): text.get_text() for text in axes.texts}
     assert cells[names.index("$x_1"), names.index("$x_0")] == "5\n9 %"  # column predicted, row true
     figure.savefig(io.BytesIO())  # $ is no formula
-    assert len(confusion(np.eye(3, dtype=int), "abc").axes[0].get_yticklabels()) == 3
+    both = confusion({"linear": np.eye(3, dtype=int), "RBF": 9 * np.eye(3, dtype=int)}, "abc")
+    assert [axes.get_title() for axes in both.axes] == ["linear", "RBF"]
+    assert [len(axes.get_yticklabels()) for axes in both.axes] == [3, 3]
+    assert [axes.texts[0].get_text() for axes in both.axes] == ["1\n100 %", "9\n100 %"]
