@@ -339,7 +339,7 @@ def load_networks(path, script, build, device="cpu"):
     try:
         nets = build(content["shape"], content["args"])
         for name, net in list(nets.items()):
-            if isinstance(net, dict) and name not in content["nets"] and content["nets"]:
+            if isinstance(net, dict) and name not in content["nets"]:
                 del nets[name]                              # its training had not begun
             elif isinstance(net, dict):
                 for part in net:
@@ -348,6 +348,8 @@ def load_networks(path, script, build, device="cpu"):
             else:
                 net.load_state_dict(content["nets"][name])
                 net.to(device).eval()
+        if not nets:
+            raise KeyError("none of the models")
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError):
         raise DataError(f"{path} is damaged: its weights do not fit the shape and the arguments "
                         "that it names.") from None

@@ -203,3 +203,10 @@ def test_loss_gan_alone_says_what_it_cannot_do_and_draws_no_curve_of_dis_l(tmp_p
     assert r["vae"] is None and r["vaegan"]["fid"] is None
     figures = {path.stem for path in (tmp_path / "run" / "figures").glob("*.png")}
     assert figures == FIGURES | {"samples_100_vaegan"}
+
+
+def test_a_checkpoint_whose_second_model_was_never_trained_loads_the_first(smoke, tmp_path):
+    content = torch.load(smoke("vaegan")[0] / "best.pt", weights_only=True)
+    del content["nets"]["vaegan"]
+    torch.save(content, tmp_path / "best.pt")
+    assert set(vaegan.load(tmp_path / "best.pt")) == {"vae"}
