@@ -17,7 +17,7 @@ has the weights 4, 2, 0.6 and 0.01 C H W: z then holds 47 nats and most of the c
 
     python mathieu.py                   # MNIST, 45 minutes on one busy core
     python mathieu.py --data yaleb      # the person in s, the light in z
-    python mathieu.py --adv-weight 0    # the ablation, without the adversary
+    python mathieu.py --adv-weight 0    # the ablation: distance of swapped images 22.5, not 0.8
 
 Departures from the paper:
 - z' comes from N(0, I) for half of the images; in the authors' code that path trains nothing.
