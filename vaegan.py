@@ -15,7 +15,7 @@ compares x~ with x, so such a model cannot reconstruct. vae_losses is the VAE fo
 Loss terms are nats per image: sums over latents or features, means over images. Dis_l is what the
 authors' code takes: a strided convolution before its batch norm and activation.
 
-    python vaegan.py                # Fashion-MNIST, fully connected, 6 minutes on one core
+    python vaegan.py                # Fashion-MNIST, fully connected, 10 minutes on one core
     python vaegan.py --arch conv    # the paper's kind of network, 72 minutes
     python vaegan.py --loss gan --hidden 512 128 32 --z-dim 2           # L_prior + L_GAN alone
 
