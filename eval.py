@@ -1997,8 +1997,9 @@ def notebook(folders):
     DataError if a folder holds no finished run."""
     project = Path(__file__).resolve().parent
     first = Path(folders[0]).resolve()
-    cells = [("code", "import json\nimport os\nimport sys\n\n# data.py and eval.py\nsys.path.insert("
-              f"0, os.path.abspath({os.path.relpath(project, first)!r}))")]
+    setup = ("import json\nimport os\nimport sys\n\n# data.py and eval.py\n"
+             f"sys.path.insert(0, os.path.abspath({os.path.relpath(project, first)!r}))")
+    cells = [("code", setup)]
     for folder in folders:
         folder = Path(folder).resolve()
         try:

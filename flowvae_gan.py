@@ -638,8 +638,8 @@ def evaluate(run, data, models):
     snapshots = torch.stack([images.cpu() for images in run.kept.values()])
     run.figure("learning", grid(snapshots, list(run.kept)),
                "The same ten draws of each model as training goes on.")
-    run.figure("samples", grid(torch.cat(sample_rows), names, gap_below=gaps), "Thirty draws of each model. Are "
-               "they likely images, and is every class there?")
+    run.figure("samples", grid(torch.cat(sample_rows), names, gap_below=gaps), "Thirty draws of "
+               "each model. Are they likely images, and is every class there?")
     run.figure("interpolations", grid(torch.cat(strip_rows), names, gap_after=(0, 10),
                                       gap_below=gaps),
                "Two draws from the prior at the ends, ten points between them: spherical, in the "
