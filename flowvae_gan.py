@@ -41,7 +41,7 @@ from eval import (Run, classifier, common_flags, cosine, curves, decode, encode,
                   percent, run_command, set_lr)
 
 NAMES = {"vae": "VAE", "flow_joint": "joint flow", "flow_after": "flow fitted after", "gan": "GAN"}
-SMOKE = dict(data="digits", limit=800, batch_size=32, epochs=20, width=8, gan_lr=1e-3, nll_k=20,
+SMOKE = dict(data="digits", limit=800, batch_size=32, epochs=12, width=8, gan_lr=1e-3, nll_k=20,
              nll_n=50)
 
 # %% Networks
