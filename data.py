@@ -34,8 +34,6 @@ import sys
 import tarfile
 import tempfile
 import types
-import warnings
-import zipfile
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -189,11 +187,10 @@ def describe(data):
     """Lines that say what a set holds: sizes, images per class, class names, what was skipped."""
     lines = [repr(data)]
     for name, split in data.splits().items():
-        count = [n for n in split.by_class[2].tolist() if n > 0]
+        count = split.by_class[2]
+        count = count[count > 0].tolist()
         per_class = f"{min(count)} to {max(count)}"
-        if min(count) == max(count):
-            per_class = f"{count[0]}"
-        elif len(count) <= 12:
+        if len(count) <= 12:
             per_class = " ".join(map(str, count))
         lines.append(f"{name:8}{len(split):,} images, {len(count)} classes, per class {per_class}")
     if len(data.classes) <= 12:
@@ -227,9 +224,9 @@ def register(name, about, size, files=(), source="", fetch=None, option=False):
     """Decorator that adds a set. The function takes the keywords root, files, size, limit, seed and
     option, or some of them and **_, and returns a Source. about: for the list of sets. size:
     default image size. files: glob patterns below the data folder, each of which must match, or a
-    function of root and option that returns them; the images of a set with files are cached.
-    source: where they come from. fetch(root): downloads them. option: the name may be followed by
-    a colon and an option."""
+    function of root that returns them; the images of a set with files are cached. source: where
+    they come from. fetch(root): downloads them. option: the name may be followed by a colon and an
+    option."""
     def add(read):
         SETS[name] = types.SimpleNamespace(about=about, size=size, files=files, source=source,
                                            fetch=fetch, option=option, read=read)
@@ -237,16 +234,14 @@ def register(name, about, size, files=(), source="", fetch=None, option=False):
     return add
 
 
-def find_files(entry, root, option="", fetch=True):
+def find_files(entry, root, fetch=True):
     """The files of a set in SETS, downloaded if they are missing and can be. Raises DataError that
     says which file is missing, where it comes from and where it belongs."""
-    patterns = entry.files(root, option) if callable(entry.files) else entry.files
+    patterns = entry.files(root) if callable(entry.files) else entry.files
     failure = ""
     if fetch and entry.fetch and not all(any(root.glob(pattern)) for pattern in patterns):
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                entry.fetch(root)
+            entry.fetch(root)
         except DataError:                                 # of a set that this one is made from
             raise
         except Exception as error:                        # URLError, OSError, RuntimeError and more
@@ -254,7 +249,7 @@ def find_files(entry, root, option="", fetch=True):
             failure = f" and could not be fetched ({reason})"
     files = []
     for pattern in patterns:
-        matches = sorted(path for path in root.glob(pattern) if path.exists())
+        matches = sorted(root.glob(pattern))
         if not matches:
             raise DataError(f"{root / pattern.rstrip('*')} is missing{failure}: get it from "
                             f"{entry.source} and put it there, or use sprites or digits, which "
@@ -273,8 +268,6 @@ def load(name, data_dir="data", image_size=None, limit=None, seed=0, val=True):
     root = Path(data_dir)
     kind, _, option = name.partition(":")
     if kind not in SETS or option and not SETS[kind].option:
-        if os.path.isdir(os.path.expanduser(name)):
-            raise DataError(f"There is no set {name!r}, but a folder: write folder:{name}.")
         known = ", ".join(SETS).replace("folder", "folder:PATH")
         raise DataError(f"There is no set {name!r}: choose among {known}.")
     if root.exists() and not root.is_dir():
@@ -292,7 +285,7 @@ def load(name, data_dir="data", image_size=None, limit=None, seed=0, val=True):
         option, files, skipped = find_images(option)
         sizes = [(path.relative_to(option).as_posix(), path.stat().st_size) for path in files]
     else:
-        files = find_files(entry, root, option)
+        files = find_files(entry, root)
 
     digest = hashlib.sha256(f"{CACHE_VERSION}".encode())  # of the files as they are now
     for path in files:
@@ -305,11 +298,8 @@ def load(name, data_dir="data", image_size=None, limit=None, seed=0, val=True):
     if is_new:
         if files:
             print(f"{name}: reading the images, this once", flush=True)
-        options = dict(size=size, limit=limit, seed=seed, option=option)
-        source = entry.read(root=root, files=files, **options)
-        if source.y.min() < 0 or source.y.max() >= len(source.classes):
-            raise DataError(f"{name} holds a label that is none of its {len(source.classes)} "
-                            f"classes: get it anew from {entry.source}.")
+        source = entry.read(root=root, files=files, size=size, limit=limit, seed=seed,
+                            option=option)
         select_images(source, size, limit, seed)
     data = split_source(name, source, seed, val, skipped, sizes)
     if is_new and files:
@@ -401,54 +391,42 @@ def split_source(name, source, seed, val, skipped, sizes):
 
 
 def file_name(name):
-    return re.sub(r"[^\w-]+", "-", name.encode("utf-8", "replace").decode())[-60:]
+    return re.sub(r"[^\w-]+", "-", name)[-60:]
 
 
 def read_cache(path):
     """The Source in a cache file; None if there is none or it is damaged."""
     if not path.exists():
         return None
-    with contextlib.suppress(Exception):                  # damaged bytes raise anything
-        with zipfile.ZipFile(path) as file:               # torch.load ignores the checksums
-            if file.testzip() is None:
-                return Source(**torch.load(path, weights_only=True))
-    print(f"{path} is damaged: building it again", flush=True)
-    return None
+    try:
+        return Source(**torch.load(path, weights_only=True))
+    except Exception:                                     # damaged bytes raise anything
+        print(f"{path} is damaged: building it again", flush=True)
+        return None
 
 
 def write_cache(path, source):
-    """Saves a Source under a temporary name, then renames it and removes older versions."""
+    """Saves a Source under a temporary name, then renames it; in a folder that is read-only or full
+    there is no cache."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with contextlib.suppress(OSError, RuntimeError):      # no cache in a read-only or full folder
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(vars(source), part)
         os.replace(part, path)
-        for old in path.parent.glob(f"{path.stem[:-10]}??????????.pt"):
-            if old != path:
-                old.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        part.unlink()
+    except (OSError, RuntimeError):
+        part.unlink(missing_ok=True)
 
 
 # %% Reading files
 
 @contextlib.contextmanager
 def decode_errors(file, cure="delete it and run again to fetch it anew"):
-    """Turns whatever a decoder raises on a file into a DataError that names the file: it cannot be
-    read (no permission, disk error), or it is damaged, with the cure."""
+    """Turns whatever a decoder raises on a file into a DataError that names the file and a cure."""
     try:
-        with open(file, "rb"):                            # some decoders hide why this fails
-            pass
         yield
-    except (DataError, MemoryError):
-        raise
     except Exception as error:                            # damaged bytes raise anything
-        if type(error).__name__ == "DecompressionBombError":
-            raise DataError(f"{file} is too large: make it smaller or remove it.") from error
-        if isinstance(error, OSError) and error.errno:
-            raise DataError(f"{file} cannot be read ({error.strerror.lower()}).") from error
-        reason = " ".join(str(error).split())[:80] or type(error).__name__
-        raise DataError(f"{file} is truncated or damaged ({reason}): {cure}.") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"{file} cannot be read ({reason[:100]}): {cure}.") from error
 
 
 def crop_and_resize(x, size):
@@ -469,38 +447,20 @@ def crop_and_resize(x, size):
 
 def read_images(files, size, mode):
     """Reads image files as uint8 (N, C, size, size); C is 1 for mode "L" and 3 for "RGB". Images
-    are turned as their EXIF data say, laid on white if transparent, cropped and resized.
-    Gray of 16 bits is scaled by the depth in use, the smallest of 8, 10, 12, 14 and 16 bits that
-    holds the brightest pixel of all such files. Raises DataError that names the file."""
+    are turned as their EXIF data say, laid on white if transparent, cropped and resized. Raises
+    DataError that names the file."""
     from PIL import Image, ImageOps
     x = torch.empty(len(files), len(mode), size, size, dtype=torch.uint8)
-    cure = "replace or remove it"
-    deep = []                                             # indices of files of 16 bits
-    brightest = 0
-
-    def fill(i, image):
-        if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        pixels = np.array(image.convert(mode)).reshape(1, image.height, image.width, len(mode))
-        x[i] = crop_and_resize(torch.from_numpy(pixels).permute(0, 3, 1, 2), size)[0]
-
     for i, file in enumerate(files):
-        with decode_errors(file, cure), Image.open(file) as image:
-            if image.mode[:4] == "I;16" or image.mode == "I" and image.format in ("PNG", "PPM"):
-                deep.append(i)
-                brightest = max(brightest, int(np.asarray(image).max()))
-            elif image.mode in ("I", "F"):                # Pillow would clip them
-                raise DataError(f"{file} has pixels of 32 bits: convert it to 8 or 16 bits.")
-            else:
-                fill(i, ImageOps.exif_transpose(image))
-    bits = 8
-    while brightest >= 2**bits:
-        bits += 2
-    for i in deep:
-        with decode_errors(files[i], cure), Image.open(files[i]) as image:
-            pixels = np.asarray(ImageOps.exif_transpose(image)) >> (bits - 8)
-            fill(i, Image.fromarray(pixels.astype(np.uint8)))
+        with decode_errors(file, "replace or remove it"), Image.open(file) as image:
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I"):                # gray of 16 bits, which Pillow would clip
+                image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            pixels = np.array(image.convert(mode)).reshape(1, image.height, image.width, len(mode))
+            x[i] = crop_and_resize(torch.from_numpy(pixels).permute(0, 3, 1, 2), size)[0]
     return x
 
 
@@ -534,94 +494,48 @@ IMAGE_SUFFIXES = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".b
                   ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".pcx"}
 
 
-def printable(name):
-    """A file name as text: bytes that are not UTF-8 are escaped, control characters replaced."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
 def image_files(folder):
-    """All images below a folder that are not hidden. Returns their paths, sorted, and phrases that
-    say what was skipped and why. Raises DataError if the folder cannot be read. Links are followed,
-    but each real folder and each real file counts once: a folder within the tree at its own place,
-    a file at the first of its paths in sorted order."""
-    folder = Path(folder)
+    """All images below a folder that are not hidden: their paths, sorted, and phrases that say what
+    was skipped. Links are followed."""
+    paths = []
+    for directory, _, names in os.walk(folder, followlinks=True):
+        paths += [Path(directory, name) for name in names]
     images = []
-    skipped = Counter()                                   # phrase -> how many
-    visited = set(map(str, Path(os.path.realpath(folder)).parents))       # a link upwards is a loop
-    pending = [folder]                                    # then links to other folders
-
-    def unreadable(error):
-        reason = f"cannot be read ({error.strerror.lower()})"
-        if Path(error.filename) == folder:
-            raise DataError(f"{folder} {reason}.") from error
-        skipped[f"folder {printable(error.filename)}, which {reason}"] += 1
-
-    while pending:
-        pending.sort()
-        for directory, folders, names in os.walk(pending.pop(0), onerror=unreadable):
-            if os.path.realpath(directory) in visited:
-                folders.clear()
-                continue
-            visited.add(os.path.realpath(directory))
-            for name in folders + names:
-                path = Path(directory, name)
-                suffix = path.suffix.lower()
-                if name.startswith("."):
-                    skipped["files with a hidden name"] += 1
-                elif os.path.isdir(path):
-                    if os.path.islink(path):
-                        pending.append(path)
-                elif not os.path.isfile(path):
-                    skipped["files out of reach (a broken link or no permission)"] += 1
-                elif suffix in IMAGE_SUFFIXES:
-                    images.append(path)
-                else:
-                    kind = printable(suffix or name)
-                    skipped[f"files of type {kind}, which Pillow cannot read"] += 1
-            folders[:] = [name for name in folders if not name.startswith(".")]
-    first = {}                                            # real file -> its first path
-    for path in sorted(images):
-        first.setdefault(os.path.realpath(path), path)
-    if len(first) < len(images):
-        skipped["files linked to once more"] = len(images) - len(first)
-    phrases = [f"{what} ({count:,})" for what, count in sorted(skipped.items())]
-    return list(first.values()), phrases
+    skipped = Counter()                                   # suffix -> how many
+    for path in sorted(paths):
+        if "/." in f"/{path.relative_to(folder).as_posix()}" or not path.is_file():
+            continue                                      # hidden, such as ._0.png by macOS
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            images.append(path)
+        else:
+            skipped[path.suffix.lower()] += 1
+    return images, [f"files named *{suffix} ({n:,})" for suffix, n in sorted(skipped.items())]
 
 
 def find_images(option):
-    """The absolute folder of folder:PATH, the images in its sub-folders, and what was skipped.
-    Raises DataError if there are none, or if the sub-folders are parts instead of classes."""
-    folder = Path(os.path.abspath(os.path.expanduser(option)))
-    if not option or not os.path.isdir(folder):
+    """The folder of folder:PATH, the images in its sub-folders, and what was skipped. Raises
+    DataError if there are none, or if the sub-folders are parts instead of classes."""
+    folder = Path(option).expanduser()
+    if not option or not folder.is_dir():
         raise DataError(f"There is no folder {option!r}: write folder:PATH, where PATH holds one "
                         "sub-folder of images per class.")
     files, skipped = image_files(folder)
     in_classes = [path for path in files if path.parent != folder]
-    outside = len(files) - len(in_classes)
-    if outside:
-        skipped.append(f"images beside the sub-folders, without a class ({outside:,})")
+    if len(in_classes) < len(files):
+        skipped.append(f"images beside the sub-folders ({len(files) - len(in_classes):,})")
     if not in_classes:
-        others = f" but {'; '.join(skipped)}" if skipped else ""
-        raise DataError(f"{option} holds no images{others}: put them in one sub-folder per class.")
-    paths = [path.relative_to(folder) for path in in_classes]
-    names = sorted({path.parts[0] for path in paths})
-    splits = {"train", "val", "valid", "validation", "test"}
-    if splits.issuperset(map(str.lower, names)) and max(len(path.parts) for path in paths) > 2:
-        raise DataError(f"{option} is divided into {', '.join(names)}, but its sub-folders must be "
-                        "the classes: merge the parts (the splits are drawn here), or write "
-                        f"folder:{os.path.join(option, names[0])}.")
+        raise DataError(f"{option} holds no images in sub-folders ({', '.join(skipped)}): put them "
+                        "in one sub-folder per class.")
+    names = {path.relative_to(folder).parts[0] for path in in_classes}
+    if names <= {"train", "val", "valid", "test"}:
+        raise DataError(f"{option} is divided into {', '.join(sorted(names))}, but its sub-folders "
+                        "must be the classes: merge the parts, or write folder:PATH/train.")
     return folder, in_classes, skipped
 
 
 @register("folder", "your images: folder:PATH with one sub-folder per class", 64, option=True)
 def read_folder(files, option, **_):
-    names, y = encode_labels([path.relative_to(option).parts[0] for path in files])
-    classes = []
-    for name in map(printable, names):
-        while name in classes:                            # two names may differ in what is escaped
-            name += "'"
-        classes.append(name)
+    classes, y = encode_labels([path.relative_to(option).parts[0] for path in files])
     return Source(files, y, classes)
 
 
@@ -635,15 +549,14 @@ BSDS = "http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BS
 PHOTOS = "BSR/BSDS500/data/images/train"
 
 
-def read_idx(file, dims):
-    """An idx file, gzipped or not, as uint8 (N,) for dims=1 or (N, H, W) for dims=3."""
+def read_idx(file):
+    """An idx file, gzipped or not, as a uint8 tensor: labels (N,) or images (N, H, W)."""
     with decode_errors(file):
         raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-        header = 4 + 4 * dims
+        dims = raw[3]
         shape = np.frombuffer(raw, ">i4", dims, offset=4)
-        if raw[:4] != bytes([0, 0, 8, dims]) or len(raw) != header + shape.prod(dtype=int):
-            raise ValueError("its length is not what its header says")
-        return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=header).reshape(shape).copy())
+        pixels = np.frombuffer(raw, np.uint8, offset=4 + 4 * dims)
+        return torch.from_numpy(pixels.reshape(shape).copy())
 
 
 @register("mnist", "handwritten digits, 70,000 gray images", 28,
@@ -656,11 +569,7 @@ def read_idx(file, dims):
           fetch=lambda root: torchvision().datasets.FashionMNIST(root, download=True))
 def read_mnist(files, **_):
     path = {file.name.split("-ubyte")[0]: file for file in reversed(files)}
-    x, y, x_test, y_test = map(read_idx, [path[name] for name in IDX_FILES], (3, 1, 3, 1))
-    counts_match = len(x) == len(y) > 0 and len(x_test) == len(y_test) > 0
-    if not counts_match or x.shape[1:] != x_test.shape[1:]:
-        raise DataError(f"{files[0].parent}/train-* and t10k-* do not belong together: delete them "
-                        "and run again to fetch them anew.")
+    x, y, x_test, y_test = [read_idx(path[name]) for name in IDX_FILES]
     classes = CLOTHES if files[0].parts[-3] == "FashionMNIST" else DIGITS
     test = torch.arange(len(y) + len(y_test)) >= len(y)
     return Source(torch.cat([x, x_test])[:, None], torch.cat([y, y_test]).long(), classes, test,
@@ -669,8 +578,7 @@ def read_mnist(files, **_):
 
 def fetch_svhn(root):
     for part in ("train", "test"):
-        if not (root / f"{part}_32x32.mat").exists():     # torchvision would overwrite it
-            torchvision().datasets.SVHN(root, part, download=True)
+        torchvision().datasets.SVHN(root, part, download=True)
 
 
 @register("svhn", "house numbers, 73,257 and 26,032 colour digits", 32, fetch=fetch_svhn,
@@ -685,8 +593,6 @@ def read_svhn(files, **_):
             content = loadmat(file, variable_names=("X", "y"))
             images.append(torch.from_numpy(content["X"].transpose(3, 2, 0, 1).copy()))
             labels.append(torch.from_numpy(content["y"][:, 0] % 10).long())     # 10 is a zero
-            if images[-1].dtype != torch.uint8 or images[-1].shape != (len(labels[-1]), 3, 32, 32):
-                raise ValueError("X and y are not bytes and labels of 32x32 images")
     y = torch.cat(labels)
     return Source(torch.cat(images), y, DIGITS, torch.arange(len(y)) >= len(labels[0]))
 
@@ -729,15 +635,12 @@ def fetch_mnistm(root):
     with tempfile.TemporaryDirectory(dir=root) as folder:
         torchvision().datasets.utils.download_url(BSDS, folder)
         with tarfile.open(Path(folder, "BSR_bsds500.tgz")) as archive:
-            photos = [file for file in archive if re.fullmatch(rf"{PHOTOS}/\d+\.jpg", file.name)]
-            if len(photos) != 200:
-                raise OSError("the archive does not hold 200 training photographs")
-            archive.extractall(folder, photos)
+            archive.extractall(folder, filter="data")
         (root / PHOTOS).parent.mkdir(parents=True, exist_ok=True)
         os.replace(Path(folder, PHOTOS), root / PHOTOS)
 
 
-def mnistm_files(root, option):
+def mnistm_files(root):
     if (root / "mnist_m").exists():                       # as published
         return ["mnist_m/mnist_m_test*", "mnist_m/mnist_m_train*"]
     return [f"{PHOTOS}/[0-9]*.jpg", "MNIST/raw/*-ubyte*"]
@@ -747,16 +650,14 @@ def mnistm_files(root, option):
           files=mnistm_files, source=BSDS, fetch=fetch_mnistm)
 def read_mnistm(root, files, **_):
     from PIL import Image
-    published = root / "mnist_m"
-    cure = f"unpack MNIST-M anew, or remove {published} to have it built here"
-    if published.exists():
+    if (root / "mnist_m").exists():
         paths = []
         labels = []
         for part in ("mnist_m_test", "mnist_m_train"):
-            file = published / f"{part}_labels.txt"
-            with decode_errors(file, cure):
+            file = root / "mnist_m" / f"{part}_labels.txt"
+            with decode_errors(file, "unpack MNIST-M anew"):
                 names, numbers = np.loadtxt(file, str, unpack=True)
-                paths += [published / part / name for name in names]
+                paths += [root / "mnist_m" / part / name for name in names]
                 labels += map(int, numbers)
         test = torch.tensor([path.parent.name == "mnist_m_test" for path in paths])
         return Source(paths, torch.tensor(labels), DIGITS, test, mode="RGB")
@@ -767,8 +668,8 @@ def read_mnistm(root, files, **_):
             with decode_errors(file, "unpack the archive anew"), Image.open(file) as photo:
                 photos.append(np.array(photo.convert("RGB")))
     if len(photos) != 200:
-        raise DataError(f"{root / PHOTOS} holds {len(photos)} of 200 photographs: unpack the "
-                        "archive anew.")
+        raise DataError(f"{root / PHOTOS} holds {len(photos)} of 200 photographs: delete it and "
+                        "run again to fetch it anew.")
     mnist = read_mnist(find_files(SETS["mnist"], root))
     return Source(blend(mnist.x[:, 0] > 0, photos), mnist.y, mnist.classes, mnist.test)
 
@@ -800,67 +701,54 @@ def read_faces(files, **_):
     ends in its bytes and a full stop; only these are read."""
     n = 400 * 64 * 64
     with decode_errors(files[0]):
-        stream = zlib.decompressobj()
-        raw = stream.decompress(files[0].read_bytes(), 1 << 24)
-        if not stream.eof:
-            raise ValueError("it ends too early")
-        number = {1: "u1", 4: "f4", 8: "f8"}[len(raw) // n]
-        x = np.frombuffer(raw, number, n, len(raw) - 1 - n * int(number[1]))
-        if b"NumpyArrayWrapper" not in raw[:60] or not 0 <= x.min() < x.max() < 256:
-            raise ValueError("scikit-learn writes another one")
+        raw = zlib.decompress(files[0].read_bytes())
+        x = np.frombuffer(raw, np.float64, n, offset=len(raw) - 1 - 8 * n)
     x = (x * (255 / x.max())).round().astype(np.uint8)
     x = torch.from_numpy(x).view(400, 1, 64, 64).transpose(2, 3).contiguous()
     return Source(x, torch.arange(400) // 10, [f"person {i}" for i in range(40)])
 
 
-def read_names(files, pattern, mode, factors):
-    """The Source of the image files whose names match a pattern; its first group is the class.
-    factors: name -> function of a match. Of files with equal groups the last one counts."""
+def match_names(files, pattern):
+    """The files whose names match a pattern, and the groups of their names, str (N, groups). Of
+    files with equal groups the last one counts. Raises DataError if there are none."""
     named = {}
     for path in files:
         match = re.fullmatch(pattern, path.name)
         if match:
-            named[match.groups()] = (path, match)
+            named[match.groups()] = path
     if not named:
-        raise DataError(f"No file beside {files[0]} has a published name: unpack the set anew.")
-    paths, matches = zip(*named.values())
-    classes, y = encode_labels([match[1] for match in matches])
-    factors = {name: encode_labels(list(map(value, matches))) for name, value in factors.items()}
-    return Source(list(paths), y, classes, factors=factors, mode=mode)
+        raise DataError(f"No file such as {files[0]} has a published name and was chosen: unpack "
+                        "the set anew, or choose others.")
+    return list(named.values()), np.array(list(named))
 
 
 @register("yaleb", "Extended Yale B, 38 people, 64 lights, 2,414 gray images", 64,
           ["CroppedYale/yaleB*/*.pgm"], "http://vision.ucsd.edu/~leekc/ExtYaleDatabase")
 def read_yaleb(files, **_):
-    factors = {"azimuth": lambda match: int(match[2]), "elevation": lambda match: int(match[3])}
-    return read_names(files, r"(yaleB\d\d)_P00A([+-]\d+)E([+-]\d+)\.pgm", "L", factors)
-
-
-def multipie_files(root, option):
-    """The patterns of multipie:CAMERAS:SESSIONS: the published layout, or all in one folder."""
-    cameras, _, sessions = option.partition(":")
-    patterns = []
-    for camera in (cameras or "051").split(","):
-        for session in (sessions or "01").split(","):
-            if not re.fullmatch(r"\d{3}0[1-4]", camera + session):
-                raise DataError(f"multipie:{option} chooses nothing: write multipie:051,140:01,02 "
-                                "for two cameras and two sessions.")
-            patterns.append(f"multipie/*_{session}_??_{camera}_??*.png")
-            if not any(root.glob(patterns[-1])):
-                folder = f"multipie/session{session}/multiview/*/*/{camera[:2]}_{camera[2]}"
-                patterns[-1] = f"{folder}/*.png"
-    return patterns
+    paths, groups = match_names(files, r"(yaleB\d\d)_P00A([+-]\d+)E([+-]\d+)\.pgm")
+    classes, y = encode_labels(groups[:, 0])
+    factors = {"azimuth": encode_labels(groups[:, 1].astype(int)),
+               "elevation": encode_labels(groups[:, 2].astype(int))}
+    return Source(paths, y, classes, factors=factors, mode="L")
 
 
 @register("multipie", "your licensed copy; multipie:CAMERAS:SESSIONS, else 051 and 01", 64,
-          multipie_files, "https://www.cs.cmu.edu/afs/cs/project/PIE/MultiPie", option=True)
-def read_multipie(files, **_):
+          ["multipie/session*/multiview/*/*/*/*.png"],
+          "https://www.cs.cmu.edu/afs/cs/project/PIE/MultiPie", option=True)
+def read_multipie(files, option, **_):
+    """multipie:051,140:01,02 reads two cameras and two sessions."""
+    cameras, _, sessions = option.partition(":")
+    cameras = re.escape(cameras or "051").replace(",", "|")
+    sessions = re.escape(sessions or "01").replace(",", "|")
+    pattern = rf"(\d{{3}})_((?:{sessions})_\d\d)_({cameras})_(\d\d)(?:_crop_128)?\.png"
+    paths, groups = match_names(files, pattern)
     expressions = {"01_02": "smile", "03_02": "smile", "02_02": "surprise", "02_03": "squint",
                    "03_03": "disgust", "04_03": "scream"}      # by session and recording
-    factors = {"camera": lambda match: match[3], "light": lambda match: match[4],
-               "expression": lambda match: expressions.get(match[2], "neutral")}
-    pattern = r"(\d{3})_(\d\d_\d\d)_(\d{3})_(\d\d)(?:_crop_128)?\.png"
-    return read_names(files, pattern, "RGB", factors)
+    expression = [expressions.get(recording, "neutral") for recording in groups[:, 1]]
+    classes, y = encode_labels(groups[:, 0])
+    factors = {"camera": encode_labels(groups[:, 2]), "light": encode_labels(groups[:, 3]),
+               "expression": encode_labels(expression)}
+    return Source(paths, y, classes, factors=factors, mode="RGB")
 
 
 @register("sprites2015", "Reed et al. 2015, 336 game characters in 172 poses", 32,
@@ -872,9 +760,8 @@ def read_sprites2015(files, size, limit, seed, **_):
         import h5py
     except ImportError as error:
         raise DataError("sprites2015 is stored as HDF5: run pip install h5py.") from error
-    matches = [re.fullmatch(r"sprites_(\d*[02468])", path.stem) for path in files]
-    paths = {int(match[1]): path for path, match in zip(files, matches) if match}
-    numbers = sorted(paths)                               # of the characters
+    numbers = sorted(int(path.stem.removeprefix("sprites_")) for path in files)
+    numbers = [number for number in numbers if number % 2 == 0]
     if limit:
         order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed))
         numbers = [numbers[i] for i in order[:max(10, round(limit / 172))].sort().values]
@@ -882,7 +769,7 @@ def read_sprites2015(files, size, limit, seed, **_):
     x = torch.empty(len(numbers), 172, 3, size, size, dtype=torch.uint8)
     labels = np.empty((len(numbers), 7), int)
     for i, number in enumerate(numbers):
-        path = paths[number]
+        path = files[0].parent / f"sprites_{number}.mat"
         with decode_errors(path, "unpack the archive anew"), h5py.File(path) as file:
             labels[i] = file["labels"][()].reshape(7)
             cells = file["sprites"][()].ravel()[:20]      # references to clips (frames, 10800)
@@ -970,8 +857,10 @@ class Canvas:
         self.side = direction in ("left", "right")
         self.view = "side" if self.side else direction
         row = 4 * SPRITE_POSES["action"].index(action) + frame
-        self.rise, lean, *limbs = MOVES[row]
-        self.feet, self.hands = limbs[2:] if self.side else limbs[:2]
+        self.rise, lean, self.feet, self.hands, side_feet, side_hands = MOVES[row]
+        if self.side:
+            self.feet = side_feet
+            self.hands = side_hands
         centers = (2 * np.arange(size, dtype=np.int64) + 1) * 64 // size       # of pixels, in 1/128
         forward = -1 if direction in ("front", "left") else 1
         self.x = (centers - 64) * forward - 2 * lean
@@ -1001,28 +890,31 @@ class Canvas:
         t = np.clip(x * dx + y * dy, 0, length2)
         return (x * length2 - t * dx) ** 2 + (y * length2 - t * dy) ** 2 <= (width * length2) ** 2
 
-    def paint(self, mask, material, edge="all", tone=None):
-        """Fills a shape in one tone, or in light with shade at its lower right. edge: a dark line
-        around "all" of it, only on the "ground" (where nothing is yet), or "none"."""
-        slot = 4 * MATERIALS.index(material)
+    def fill(self, mask, material, tone=LIGHT):
+        self.map[mask] = 4 * MATERIALS.index(material) + tone
+
+    def paint(self, mask, material, edge="ground"):
+        """Fills a shape in light, with shade at its lower right. edge: a dark line around it on the
+        "ground" (where nothing is yet), around "all" of it, or "none"."""
         size = len(mask)
-        k = max(size // 32, 1)
+        k = size // 32
         padded = np.pad(mask, k)
 
         def moved(dy, dx):
             return padded[k + dy:k + dy + size, k + dx:k + dx + size]
 
+        ring = (moved(0, 1) | moved(0, -1) | moved(1, 0) | moved(-1, 0)) & ~mask
+        if edge == "ground":
+            ring &= self.map == 0
         if edge != "none":
-            ring = (moved(0, 1) | moved(0, -1) | moved(1, 0) | moved(-1, 0)) & ~mask
-            self.map[ring & (self.map == 0) if edge == "ground" else ring] = slot + LINE
-        self.map[mask] = slot + (tone or LIGHT)
-        if tone is None:
-            self.map[mask & ~(moved(k, k) & moved(0, k))] = slot + SHADE
+            self.fill(ring, material, LINE)
+        self.fill(mask, material)
+        self.fill(mask & ~(moved(k, k) & moved(0, k)), material, SHADE)
 
 
 def draw_body(c, top):
     """The shadow, the legs, the boots and the top without its sleeves."""
-    c.paint(c.ellipse(0, 60 + c.rise, 18, 3), "ground", "none", SHADE)
+    c.fill(c.ellipse(0, 60 + c.rise, 18, 3), "ground", SHADE)
     for x, lift in reversed(c.feet):
         y = 61 + c.rise - lift                                 # the body may rise, the feet do not
         if c.side:
@@ -1031,29 +923,29 @@ def draw_body(c, top):
         else:
             hip = 4 if x > 0 else -4
             boot = c.ellipse(x, y - 1, 5, 3)
-        c.paint(c.line((hip, 46), (x, y - 5), 7), "legs")
+        c.paint(c.line((hip, 46), (x, y - 5), 7), "legs", "all")
         boot |= c.box(x - 4, y - 4, x + 3, y - 1)
-        c.paint(boot & c.box(-40, 0, 40, y), "leather", "ground")
+        c.paint(boot & c.box(-40, 0, 40, y), "leather")
     w = 8 if c.side else 9
     chest = c.polygon((1 - w, 33), (w - 1, 33), (w + 1, 46), (-w - 1, 46)) | c.box(-w, 44, w, 48)
     if top == "robe":
         chest |= c.polygon((-w, 42), (w, 42), (w + 4, 50), (-w - 4, 50))
-    c.paint(chest, "top", "ground")
+    c.paint(chest, "top")
     if top == "tee" and c.view == "front":
-        c.paint(c.polygon((0, 35), (5, 40), (0, 45), (-5, 40)), "white", "none", LIGHT)
+        c.fill(c.polygon((0, 35), (5, 40), (0, 45), (-5, 40)), "white")
     elif top == "striped":
-        c.paint(chest & c.stripes, "white", "none")
+        c.paint(chest & c.stripes, "white")
     elif top == "robe":
-        c.paint(chest & (c.box(-20, 42, 20, 44) | c.box(-20, 48, 20, 50)), "gold", "none")
+        c.paint(chest & (c.box(-20, 42, 20, 44) | c.box(-20, 48, 20, 50)), "gold")
         if c.view != "back":
-            c.paint(chest & c.box(-1, 34, 1, 50 if c.side else 42), "gold", "none", LIGHT)
+            c.fill(c.box(-1, 34, 1, 50 if c.side else 42), "gold")
     elif top == "armour":
-        c.paint(chest & c.box(-20, 44, 20, 46), "leather", "none")
+        c.paint(chest & c.box(-20, 44, 20, 46), "leather")
         if c.view == "front":
-            c.paint(c.polygon((-4, 34), (4, 34), (0, 42)), "steel", "none")
+            c.paint(c.polygon((-4, 34), (4, 34), (0, 42)), "steel")
         elif c.view == "back":                                 # the body hides the arms, not these
-            c.paint(c.ellipse(-11, 36, 5, 4), "steel")
-            c.paint(c.ellipse(11, 36, 5, 4), "steel")
+            c.paint(c.ellipse(-11, 36, 5, 4), "steel", "all")
+            c.paint(c.ellipse(11, 36, 5, 4), "steel", "all")
 
 
 def draw_arms(c, top, which):
@@ -1068,37 +960,37 @@ def draw_arms(c, top, which):
             dy = TIPS[c.frame][1] - hy
             c.paint(c.line((hx, hy), TIPS[c.frame], 4), "steel")
             blade = c.line((hx, hy), (hx + dx - dx // 8, hy + dy - dy // 8), 2)
-            c.paint(blade, "white", "none", LIGHT)
+            c.fill(blade, "white")
             gx = hx + dx // 4
             gy = hy + dy // 4
             guard = c.line((gx - dy // 6, gy + dx // 6), (gx + dy // 6, gy - dx // 6), 3)
-            c.paint(guard, "gold", "ground")
+            c.paint(guard, "gold")
         sleeve = c.line((sx, sy), wrist, 6)
         if top == "tee":
-            c.paint(c.line((sx, sy), (hx, hy), 5), "skin")
-            c.paint(c.line((sx, sy), ((sx + hx) // 2, (sy + hy) // 2), 7), "top", "ground")
+            c.paint(c.line((sx, sy), (hx, hy), 5), "skin", "all")
+            c.paint(c.line((sx, sy), ((sx + hx) // 2, (sy + hy) // 2), 7), "top")
         elif top == "robe":
-            c.paint(sleeve | c.line(wrist, wrist, 9), "top")
-            c.paint(c.line(wrist, wrist, 4), "gold", "none")
+            c.paint(sleeve | c.line(wrist, wrist, 9), "top", "all")
+            c.paint(c.line(wrist, wrist, 4), "gold")
         else:
-            c.paint(sleeve, "top")
+            c.paint(sleeve, "top", "all")
         if top == "striped":
-            c.paint(sleeve & c.stripes, "white", "none")
-        c.paint(c.ellipse(hx, hy, 3, 3), "skin", "ground")
+            c.paint(sleeve & c.stripes, "white")
+        c.paint(c.ellipse(hx, hy, 3, 3), "skin")
         if top == "armour":
-            c.paint(c.ellipse(sx, sy - 1, 5, 4), "steel")
+            c.paint(c.ellipse(sx, sy - 1, 5, 4), "steel", "all")
     if c.action == "shoot" and 0 in which:
         # The bow: its string follows the drawing hand; in the last frame the arrow flies.
         pull, bow_hand = c.hands if c.side else reversed(c.hands)
         y = bow_hand[1]
         flies = c.frame == 3
         for end in (y - 16, y + 16):
-            c.paint(c.line((19, end), (19, y) if flies else pull, 2), "white", "none", SHADE)
+            c.fill(c.line((19, end), (19, y) if flies else pull, 2), "white", SHADE)
         limb = c.ellipse(13, y, 13, 18) & ~c.ellipse(12, y, 11, 18) & c.box(17, 0, 40, 64)
-        c.paint(limb, "leather")
+        c.paint(limb, "leather", "all")
         x = 33 if flies else pull[0] + 18                      # of the arrow's head
-        c.paint(c.line((27, y) if flies else pull, (x, y), 2), "gold", "ground")
-        c.paint(c.polygon((x - 1, y - 4), (x - 1, y + 4), (x + 4, y)), "steel", "ground")
+        c.paint(c.line((27, y) if flies else pull, (x, y), 2), "gold")
+        c.paint(c.polygon((x - 1, y - 4), (x - 1, y + 4), (x + 4, y)), "steel")
 
 
 def draw_head(c, _):
@@ -1108,14 +1000,14 @@ def draw_head(c, _):
         return
     for x in [8] if c.side else [-6, 6]:
         if c.action == "cast" and c.frame < 2:                 # the eyes are shut
-            c.paint(c.box(x - 3, 24, x + 3, 26), "ink", "none", LIGHT)
+            c.fill(c.box(x - 3, 24, x + 3, 26), "ink")
         else:
-            c.paint(c.box(x - 2, 20, x + 2, 26), "ink", "none", LIGHT)
-            c.paint(c.box(x - 2, 20, x, 22), "white", "none", LIGHT)
+            c.fill(c.box(x - 2, 20, x + 2, 26), "ink")
+            c.fill(c.box(x - 2, 20, x, 22), "white")
     for x in [5] if c.side else [-9, 9]:
-        c.paint(c.box(x - 1, 27, x + 1, 29), "skin", "none", SHINE)
+        c.fill(c.box(x - 1, 27, x + 1, 29), "skin", SHINE)
     x = 10 if c.side else 0
-    c.paint(c.box(x - 2, 28, x + 2, 30), "skin", "none", LINE if c.action == "slash" else SHADE)
+    c.fill(c.box(x - 2, 28, x + 2, 30), "skin", LINE if c.action == "slash" else SHADE)
 
 
 def ears(c):
@@ -1157,7 +1049,7 @@ def draw_hair(c, hair):
             cap |= c.polygon((x, y), (x * 2 // 3 - 5, 16), (x * 2 // 3 + 5, 16))
     if c.view == "front" and hair != "mohawk":
         cap &= ~c.ellipse(2 if hair == "short" else 0, 25, 12, 11) & c.box(-40, 0, 40, 26)
-    elif c.side and hair != "mohawk":
+    elif c.side:
         cap &= ~c.ellipse(9, 25, 11, 10) & ~c.box(-6, 22, 40, 40) & c.box(-40, 0, 40, 28)
     elif hair in ("spiky", "ponytail"):
         cap &= c.box(-40, 0, 40, 28)
@@ -1166,18 +1058,18 @@ def draw_hair(c, hair):
                 cap |= c.polygon((x - 5, 27), (x + 5, 27), (x, 35))
     elif hair == "long":
         cap |= c.polygon((-16, 19), (16, 19), (12 + c.sway, 40), (-12 + c.sway, 40))
-    c.paint(cap, "hair", "all" if hair == "mohawk" else "ground")
+    c.paint(cap, "hair")
     highlight = c.ellipse(-1, 14, 11, 7) & ~c.ellipse(0, 17, 12, 7)
-    c.paint(highlight & cap, "hair", "none", SHINE)
+    c.fill(highlight & cap, "hair", SHINE)
     if hair == "ponytail":
         x = {"side": -12, "front": -11, "back": 0}[c.view]
         if c.view == "back":
-            c.paint(c.ellipse(0, 18, 5, 8) | c.line((0, 20), (c.sway, 36), 8), "hair")
-        c.paint(c.line((x - 2, 8), (x + 2, 9), 4), "gold", "ground")
+            c.paint(c.ellipse(0, 18, 5, 8) | c.line((0, 20), (c.sway, 36), 8), "hair", "all")
+        c.paint(c.line((x - 2, 8), (x + 2, 9), 4), "gold")
     if c.side:                                                 # skin shows from every side
         c.paint(c.ellipse(-3, 24, 3, 4), "skin", "none")
     elif c.view == "back":
-        c.paint(ears(c) & ~c.ellipse(0, 20, 13, 13), "skin")
+        c.paint(ears(c) & ~c.ellipse(0, 20, 13, 13), "skin", "all")
 
 
 def draw_effect(c, _):
@@ -1186,46 +1078,45 @@ def draw_effect(c, _):
         corner = (40, 0) if c.frame == 1 else (44, 27)
         swept = c.polygon((8, 36), TIPS[c.frame - 1], corner, TIPS[c.frame])
         crescent = c.ellipse(5, 36, 30, 36) & ~c.ellipse(2, 39, 27, 34)
-        c.paint(crescent & swept, "white", "none", LIGHT)
+        c.fill(crescent & swept, "white")
     elif c.action == "cast":
         for x, y, r in SPARKS[c.frame]:
             for x in [x] if c.side else [x, -x]:
                 star = c.line((x - r, y), (x + r, y), 1) | c.line((x, y - r), (x, y + r), 1)
-                c.paint(star | c.ellipse(x, y, r // 2 + 1, r // 2 + 1), "magic", tone=LIGHT)
-                c.paint(c.ellipse(x, y, r // 3 + 1, r // 3 + 1), "white", "none", LIGHT)
+                star |= c.ellipse(x, y, r // 2 + 1, r // 2 + 1)
+                c.paint(star, "magic")
+                c.fill(star, "magic")
+                c.fill(c.ellipse(x, y, r // 3 + 1, r // 3 + 1), "white")
 
 
 def draw_layer(draw, size, pose, styles, *which):
     """One map per style, uint8 (styles, size, size), by draw(canvas, style, *which)."""
-    canvases = [Canvas(size, *pose) for _ in styles]
-    for canvas, style in zip(canvases, styles):
+    maps = []
+    for style in styles:
+        canvas = Canvas(size, *pose)
         draw(canvas, style, *which)
-    return np.stack([canvas.map for canvas in canvases])
+        maps.append(canvas.map)
+    return np.stack(maps)
 
 
 def sprite_maps(size=32):
     """Palette slots, uint8 (hair styles, top styles, poses, size, size): layers laid over each
-    other in an order that depends on where the character faces."""
+    other; which arms are behind the body depends on where the character faces."""
     hairs = SPRITE_ATTRIBUTES["hair_style"]
     tops = SPRITE_ATTRIBUTES["top_style"]
     poses = list(itertools.product(SPRITE_POSES["action"], SPRITE_POSES["direction"], range(4)))
+    far_arms = {"back": [1, 0], "left": [1], "front": [], "right": [1]}
+    near_arms = {"back": [], "left": [0], "front": [1, 0], "right": [0]}
     maps = np.zeros((len(hairs), len(tops), len(poses), size, size), np.uint8)
     for i, pose in enumerate(poses):
-        behind = draw_layer(draw_hair_behind, size, pose, hairs)[:, None]
-        hair = draw_layer(draw_hair, size, pose, hairs)[:, None]
-        body = draw_layer(draw_body, size, pose, tops)
-        arms = draw_layer(draw_arms, size, pose, tops, [1, 0])
-        head = draw_layer(draw_head, size, pose, [None])
-        layers = [draw_layer(draw_effect, size, pose, [None])]
-        if pose[1] == "back":
-            layers += [arms, body, behind, head, hair]
-        elif pose[1] == "front":
-            layers += [behind, body, head, hair, arms]
-        else:
-            far_arm = draw_layer(draw_arms, size, pose, tops, [1])
-            near_arm = draw_layer(draw_arms, size, pose, tops, [0])
-            layers += [far_arm, behind, body, head, hair, near_arm]
-        for layer in layers:
+        for layer in (
+                draw_layer(draw_effect, size, pose, [None]),
+                draw_layer(draw_arms, size, pose, tops, far_arms[pose[1]]),
+                draw_layer(draw_hair_behind, size, pose, hairs)[:, None],
+                draw_layer(draw_body, size, pose, tops),
+                draw_layer(draw_head, size, pose, [None]),
+                draw_layer(draw_hair, size, pose, hairs)[:, None],
+                draw_layer(draw_arms, size, pose, tops, near_arms[pose[1]])):
             maps[:, :, i] = np.where(layer > 0, layer, maps[:, :, i])
     return maps
 
@@ -1291,24 +1182,15 @@ def read_sprites(size=32, limit=None, seed=0, **_):
 
 def contact_sheet(data, path):
     """Writes a picture of the set, one row per class, of unseen identities if there are any."""
-    from PIL import Image
     split = data.unseen or data.train
     order, first, count, _ = split.by_class
     rows = count.nonzero()[:, 0]
     rows = rows[torch.linspace(0, len(rows) - 1, min(12, len(rows))).long()]
     columns = torch.linspace(0, 1, min(24, int(count[rows].max())))
     places = first[rows, None] + (columns * (count[rows, None] - 1)).long()
-    x = F.pad(split.x[order[places]], [0, 1, 0, 1], value=255)     # (rows, columns, C, H, W)
-    image = Image.fromarray(x.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1).squeeze(2).numpy())
-    scale = max(1, 64 // data.shape[1])                   # whole pixels stay crisp
-    image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(path)
-
-
-def whereabouts(entry, root):
-    """Whether the files of a set are below root, or where they come from."""
-    with contextlib.suppress(DataError):
-        return "there" if find_files(entry, root, fetch=False) else "works offline"
-    return "fetched when first used" if entry.fetch else f"from {entry.source}"
+    x = split.images(order[places.flatten()])
+    x = F.interpolate(x, scale_factor=max(1, 64 // data.shape[1]))    # whole pixels stay crisp
+    torchvision().utils.save_image(x, path, nrow=len(columns), pad_value=1)
 
 
 def main(argv=None):
@@ -1323,12 +1205,15 @@ def main(argv=None):
     parser.add_argument("--seed", type=int, default=0, help="of the splits, and of sprites")
     args = parser.parse_args(argv)
     root = Path(args.data_dir)
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if args.name is None:
             for name, entry in SETS.items():
-                print(f"{name:12}{entry.about:65}{whereabouts(entry, root)}")
+                place = "there" if entry.files else "works offline"
+                try:
+                    find_files(entry, root, fetch=False)
+                except DataError:
+                    place = "fetched when first used" if entry.fetch else f"from {entry.source}"
+                print(f"{name:12}{entry.about:65}{place}")
             return 0
         data = load(args.name, root, args.image_size, args.limit, args.seed)
         sheet = root / f"{file_name(args.name)}.png"
@@ -1342,19 +1227,12 @@ def main(argv=None):
             digest.update(split.x.numpy())
         print(f"sha256  {digest.hexdigest()}\nsheet   {sheet}")
         return 0
-    except DataError as error:
-        message = str(error)
-    except OSError as error:
-        message = f"{error.filename or 'A file'} cannot be read or written ({error.strerror})."
-    except (MemoryError, RuntimeError) as error:          # of numpy; of torch
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
-            raise
-        message = "The memory is too small: choose a smaller --limit or --image-size."
+    except (DataError, OSError) as error:
+        print(f"data.py: {str(error).removesuffix('.')}.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("data.py: Stopped: run the same command again.", file=sys.stderr)
         return 130
-    print(f"data.py: {message}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

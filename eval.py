@@ -1,6 +1,6 @@
 """What the scripts share besides the data: command line, the run's folder, measurements, figures.
 
-    python eval.py table runs          # a Markdown table of every results.json below a folder
+    python eval.py table runs          # Markdown tables of every results.json below a folder
     python eval.py notebook RUN...     # a Jupyter notebook of one or more runs
     python eval.py fid samples mnist   # Frechet distance between a folder's images and a set's
 
@@ -33,8 +33,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data import (SETS, DataError, Split, batches, crop_and_resize, describe, image_files,
-                  load as load_data, pick, read_images, torchvision)
+from data import (SETS, DataError, Split, batches, describe, image_files, load as load_data, pick,
+                  read_images, torchvision)
 
 # %% Command line
 
@@ -151,7 +151,7 @@ def parse_again(parser, argv, args):
     script = parser.prog.removesuffix(".py")
     typed = typed_command(parser.prog, argv)
     if args.resume:
-        saved = saved_arguments(Path(args.out), script)
+        saved = checkpoint(Path(args.out) / "last.pt", script)["args"]
         free = ("device", "data_dir", "epochs")
         source = f"the run of {args.out}"
     else:
@@ -193,21 +193,6 @@ def typed_command(prog, argv):
     return shlex.join(words)
 
 
-def saved_arguments(folder, script):
-    """The arguments of the run in `folder`, from last.pt, or from args.json if no epoch was
-    finished. Raises DataError if neither can be read."""
-    path = folder / "args.json"
-    if (folder / "last.pt").exists() or not path.exists():
-        return checkpoint(folder / "last.pt", script)["args"]
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        if saved.pop("script") == script and "epochs" in saved and "command" in saved:
-            return saved
-    except (ValueError, AttributeError, KeyError):
-        pass
-    raise DataError(f"{path} is damaged or not from a run of {script}.py.")
-
-
 def find_device(name):
     """The torch.device that --device names. Raises DataError if the machine has none."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
@@ -240,6 +225,7 @@ def run_command(main):
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):                  # never a traceback for a character
             stream.reconfigure(errors="backslashreplace")
+    torch.set_flush_denormal(True)                          # moments of Adam decay to slow numbers
     name = Path(sys.argv[0]).name
     Run.how_to_continue = ""
     try:
@@ -278,7 +264,8 @@ def make_rng(seed, purpose, device="cpu"):
 
 # %% The run's folder
 
-RUN_FILES = ("args.json", "log.csv", "best.pt", "last.pt", "results.json", "report.html")
+RUN_FILES = ("args.json", "log.csv", "best.pt", "last.pt", "results.json", "report.html",
+             "figures")
 
 
 def write(path, content):
@@ -450,7 +437,7 @@ class Run:
         if not args.weights:
             check_speedups(args, self.device)
         source = args.weights
-        if args.resume and (Path(args.out) / "last.pt").exists():
+        if args.resume:
             source = Path(args.out) / "last.pt"
         if source:
             saved = checkpoint(source, script)
@@ -470,18 +457,18 @@ class Run:
                            if key not in NOT_SAVED}
         self.folder = open_folder(args, script)
         self.best = Path(args.weights or self.folder / "best.pt")
+        if args.resume:
+            self.can_continue()
         if not source:
             for name in ("last.pt", "best.pt", "log.csv"):  # of a run that is overwritten
                 (self.folder / name).unlink(missing_ok=True)
         if not args.weights:
             write(self.folder / "args.json", json.dumps({"script": script, **self.saved_args},
                                                         indent=1))
-            out = shlex.quote(str(self.folder))
-            Run.how_to_continue = f"; to go on: python {script}.py --resume --out {out}"
         print(f"{self.folder}: {args.data} on {self.device}, {torch.get_num_threads()} threads")
         print(*describe(data), sep="\n", flush=True)
         self.data = data.to(self.device)
-        self.steps_per_epoch = 0                            # for the line that shows progress
+        self.steps_per_epoch = 0                            # of batches without a remainder
         if data.train is not None:
             self.steps_per_epoch = max(1, len(data.train) // args.batch_size)
 
@@ -512,6 +499,11 @@ class Run:
             self.note("The checkpoint's own training set was not found: what has to be fitted on "
                       "training images is left out.")
         return data
+
+    def can_continue(self):
+        """From now on `run_command` ends with the command that continues this run."""
+        out = shlex.quote(str(self.folder))
+        Run.how_to_continue = f"; to go on: python {self.script}.py --resume --out {out}"
 
     def rows(self, model=""):
         """The log's rows of a model."""
@@ -633,6 +625,7 @@ class Run:
         writer.writeheader()
         writer.writerows(self.history)
         write(self.folder / "log.csv", buffer.getvalue())
+        self.can_continue()
 
     def copy_networks(self):
         """Copies of the weights of all networks among `parts`, on the CPU."""
@@ -703,23 +696,13 @@ class Run:
         print(self.folder / "report.html")
 
     def write_figures(self):
-        """Writes figures/*.png in place of those that the folder's results.json names; any other
-        file there stays. Returns the names of the files."""
-        earlier = []
-        with contextlib.suppress(OSError, ValueError, AttributeError, TypeError, KeyError):
-            results = json.loads((self.folder / "results.json").read_text(encoding="utf-8"))
-            earlier = [name for name in results["figures"] if Path(name).name == name]
+        """Writes figures/*.png and returns the names of the files."""
         folder = self.folder / "figures"
         folder.mkdir(exist_ok=True)
         names = []
         for name, _, png in self.figures:
-            path = folder / f"{name}.png"
-            while path.exists() and path.name not in earlier:
-                path = path.with_name(f"{path.stem}_.png")  # a file of the user's has that name
-            write(path, png)
-            names.append(path.name)
-        for name in set(earlier) - set(names):
-            (folder / name).unlink(missing_ok=True)
+            write(folder / f"{name}.png", png)
+            names.append(f"{name}.png")
         return names
 
 
@@ -1270,23 +1253,18 @@ def svm_report(run, name, train, test, points=None):
 
 
 def tsne(code, seed=0):
-    """scikit-learn's t-SNE of a code (N, d): points (N, 2), numpy. A code without two directions
-    (constant, one-dimensional, not finite) has no neighbours to embed: its first numbers are drawn
-    as they are."""
-    rows = torch.nan_to_num(code.float().cpu()).clamp(-1e6, 1e6)
-    magnitude = rows.abs().max().item()
-    rows = rows - rows.mean(0)
-    scale = rows.std(0, correction=0).max().item()
-    if rows.shape[1] == 1:                                  # a strip, spread out to be seen
-        rng = torch.Generator().manual_seed(seed)
-        rows = torch.cat([rows, torch.rand(len(rows), 1, generator=rng) * scale], 1)
-        return rows.numpy()
-    distinct = len(rows.unique(dim=0))
-    if distinct < 4 or not scale > 1e-5 * magnitude:
-        return rows[:, :2].numpy()
+    """scikit-learn's t-SNE of a code (N, d): points (N, 2), numpy. A code that is constant, or has
+    fewer than four different rows, is drawn as one point."""
     from sklearn.manifold import TSNE
-    perplexity = min(30.0, (distinct - 1) / 3)
-    return TSNE(perplexity=perplexity, random_state=seed).fit_transform((rows / scale).numpy())
+    rows = torch.nan_to_num(code.cpu()).double().clamp(-1e6, 1e6)
+    rows = rows - rows.mean(0)
+    scale = rows.std(0, correction=0).max()
+    distinct = len(rows.unique(dim=0))
+    if distinct < 4 or scale < 1e-6:
+        return np.zeros((len(rows), 2))
+    start = "pca" if rows.shape[1] > 1 else "random"
+    model = TSNE(perplexity=min(30.0, (distinct - 1) / 3), init=start, random_state=seed)
+    return model.fit_transform((rows / scale).float().numpy())
 
 
 def neighbour_accuracy(points, y):
@@ -1312,14 +1290,16 @@ def code_map(run, codes, y, points):
     name, what, axes_names = ("tsne", "t-SNE of codes", None)
     for title, code in codes.items():
         n_latents = code.shape[1]
-        drawn = code[idx].cpu().numpy()
         if n_latents < 3:
             name, what, axes_names = ("plane", "Codes", ("first latent", "second latent"))
-        if n_latents != 2:
-            drawn = tsne(code[idx], seed)
         if n_latents == 1:
-            drawn[:, 0] = code[idx, 0].cpu().numpy()        # which t-SNE's strip shifts
             axes_names = ("the only latent", "random height")
+            height = torch.rand(len(idx), 1, generator=make_rng(seed, "height"))
+            drawn = torch.cat([code[idx].cpu(), height], 1).numpy()
+        elif n_latents == 2:
+            drawn = code[idx].cpu().numpy()
+        else:
+            drawn = tsne(code[idx], seed)
         share = neighbour_accuracy(drawn[:, :n_latents], y[idx])
         accuracies[title] = share
         panels[title] = (drawn, y[idx], run.classes)
@@ -1414,40 +1394,12 @@ def frechet(mean1, cov1, mean2, cov2):
     (Heusel et al. 2017).
 
     The trace of the square root needs eigenvalues only: with cov1 = R R', those of cov1 cov2 are
-    those of R' cov2 R, which is symmetric and has a real root at any rank. R is a Cholesky factor
-    of either covariance, or made of eigenvectors if neither has one."""
-    mean1 = mean1.cpu().double()
-    mean2 = mean2.cpu().double()
-    cov1 = cov1.cpu().double()
-    cov2 = cov2.cpu().double()
-    root, failed = torch.linalg.cholesky_ex(cov1)
-    other = cov2
-    if failed:
-        root, failed = torch.linalg.cholesky_ex(cov2)
-        other = cov1
-    if failed:
-        values, vectors = torch.linalg.eigh(cov2)
-        root = vectors * values.clamp(min=0).sqrt()
-    values = torch.linalg.eigvalsh(root.T @ other @ root)
-    squared = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace()
-    return max((squared - 2 * values.clamp(min=0).sqrt().sum()).item(), 0.0)
-
-
-def statistics(batches_of_features):
-    """Mean (d,) and unbiased covariance (d, d), float64, of features that come in batches (B, d),
-    at least two rows in all."""
-    n = 0
-    for part in batches_of_features:
-        part = part.cpu().double()
-        if n == 0:
-            origin = part.mean(0)                           # a large mean would cancel the variance
-            total = torch.zeros_like(origin)
-            product = torch.zeros(len(origin), len(origin), dtype=torch.float64)
-        part = part - origin
-        n += len(part)
-        total += part.sum(0)
-        product += part.T @ part
-    return origin + total / n, (product - total.outer(total) / n) / (n - 1)
+    those of R' cov2 R, which is symmetric and has a real root at any rank."""
+    values, vectors = torch.linalg.eigh(cov1.double())
+    root = vectors * values.clamp(min=0).sqrt()
+    values = torch.linalg.eigvalsh(root.T @ cov2.double() @ root).clamp(min=0)
+    squared = (mean1 - mean2).double().square().sum() + cov1.trace() + cov2.trace()
+    return max((squared - 2 * values.sqrt().sum()).item(), 0.0)
 
 
 def to_bytes(images):
@@ -1460,22 +1412,15 @@ def to_bytes(images):
 def inception(data_dir):
     """torchvision's Inception v3 without its last layer: (B, 3, 299, 299) in [-1, 1] -> (B, 2048).
 
-    The weights come from data_dir, from torch's cache, or are downloaded. Raises DataError, which
-    says where to get them."""
+    The weights come from data_dir, or are downloaded into it. Raises DataError, which says where to
+    get them."""
     models = torchvision().models
     weights = models.Inception_V3_Weights.IMAGENET1K_V1
-    files = sorted(Path(data_dir).glob("inception_v3_google-*.pth"))
     with torch.random.fork_rng(devices=[]):                 # aux_logits, because the file has them
         net = models.inception_v3(aux_logits=True, transform_input=False, init_weights=False)
     try:
-        if files:                                           # the name ends in the file's checksum
-            digest = hashlib.sha256(files[0].read_bytes()).hexdigest()
-            if not digest.startswith(files[0].stem.rpartition("-")[2]):
-                raise ValueError(f"{files[0]} is not what its name says")
-            state = torch.load(files[0], map_location="cpu", weights_only=True)
-        else:
-            state = weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
-        net.load_state_dict(state)
+        net.load_state_dict(weights.get_state_dict(model_dir=data_dir, check_hash=True,
+                                                   map_location="cpu", weights_only=True))
     except Exception as error:                              # URLError, OSError, damaged bytes
         raise DataError(f"Inception's weights are missing or damaged ({str(error).strip()[:120]}): "
                         f"download {weights.url} into {data_dir}, or use the features of "
@@ -1499,9 +1444,9 @@ def inception_input(images):
 
 
 def extractor(kind, data, data_dir, device, shows=100_000, seed=0):
-    """A function from images (n, C, H, W) to the `statistics` of their features, and the features'
-    name. "lenet": what the classifier of `data` passes to its last layer; "inception": see there.
-    """
+    """A function from images (n, C, H, W) to mean (d,) and covariance (d, d) of their features, in
+    float64, and the features' name. "lenet": what the classifier of `data` passes to its last
+    layer; "inception": see there."""
     if kind == "lenet":
         net = classifier(data, data_dir, shows, seed)[0].features
         size = 500
@@ -1518,8 +1463,9 @@ def extractor(kind, data, data_dir, device, shows=100_000, seed=0):
         for part in images.split(size):
             part = to_bytes(part.to(device))
             x = part.float() / 255 if kind == "lenet" else inception_input(part)
-            features.append(net(x).cpu())
-        return statistics(features)
+            features.append(net(x).cpu().double())
+        features = torch.cat(features)                      # (n, d)
+        return features.mean(0), features.T.cov()
     return measure, name
 
 
@@ -1591,22 +1537,19 @@ def new_figure(width, height, panels=1, columns=3):
     return figure, axes[:panels]
 
 
-def drawable(names, length=24):
-    """Class names as a figure can show them: characters without a glyph as U+XXXX, long names cut
-    in the middle, all of them different."""
-    from matplotlib import font_manager
-    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
-    glyphs = font.get_charmap()
+def drawable(names):
+    """Class names as a figure can show them: other alphabets as U+XXXX, at most 24 letters, all of
+    them different."""
     results = []
     for name in names:
         text = ""
         for character in str(name):
-            known = ord(character) in glyphs and character.isprintable()
+            known = character.isprintable() and ord(character) < 256
             text += character if known else f"U+{ord(character):04X}"
-        if len(text) > length:
-            text = f"{text[:length // 2]}...{text[-length // 3:]}"
+        if len(text) > 24:
+            text = f"{text[:12]}...{text[-8:]}"
         if text in results:
-            text = f"{text[:length]} ({len(results)})"
+            text = f"{text} ({len(results)})"
         results.append(text)
     return results
 
@@ -1872,67 +1815,51 @@ def draw_tsne(run, data, code, points):
 # %% python eval.py fid A B
 
 
-def load_side(name, sets, shape):
-    """One side of the comparison, uint8 (N, C, size, size): the test images of a set in `sets`
-    {name: Dataset}, or all images below a folder; shape (C, size), None for its own. Raises
-    DataError if there are none."""
-    if name in sets:
-        x = sets[name].test.x
-    else:
-        from PIL import Image
-        files, skipped = image_files(name)
-        for line in skipped:
-            print(f"skipped   {line}")
-        if not files:
-            raise DataError(f"{name} is neither a set of data.py nor a folder of images.")
-        if shape is None:
-            with Image.open(files[0]) as image:
-                shape = (3, min(*image.size, 256))
-        x = read_images(files, shape[1], "L" if shape[0] == 1 else "RGB")
-    channels, size = shape or (x.shape[1], min(x.shape[2:]))
-    if x.shape[1] > channels:                               # to grey with Pillow's weights
-        weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
-        x = (x * weights).sum(1, keepdim=True).round().byte()
-    return crop_and_resize(x, size).expand(-1, channels, -1, -1)
+def load_side(name, data_dir, channels, size):
+    """One side of the comparison, uint8 (N, channels, size, size): the test images of a set, or all
+    images below a folder. Raises DataError if there are none, or for colour beside a grey set."""
+    if name.partition(":")[0] in SETS:
+        x = load_data(name, data_dir, size).test.x
+        if x.shape[1] > channels:
+            raise DataError(f"{name} is in colour and the other set is grey: name the grey set "
+                            "first.")
+        return x.expand(-1, channels, -1, -1)
+    files, skipped = image_files(name)
+    for line in skipped:
+        print(f"skipped   {line}")
+    if not files:
+        raise DataError(f"{name} is neither a set of data.py nor a folder of images.")
+    return read_images(files, size, "L" if channels == 1 else "RGB")
 
 
-def compare(a, b, features="lenet", data=None, data_dir="data", device="auto"):
-    """Prints the Frechet distance between two sides, each a set's name or a folder."""
+def compare(a, b, features="lenet", data_dir="data", device="auto"):
+    """Prints the Frechet distance of the images `a` from the reference `b`, each a set's name or a
+    folder. The features of a LeNet need a set as reference, on which it is trained."""
     device = find_device(device)
-    sets = {}
-    for name in (a, b):
-        if name.partition(":")[0] in SETS:
-            sets[name] = load_data(name, data_dir)
-            if Path(name).is_dir():
-                print(f"{name} is taken for the set; write ./{name} for the folder")
-    judge = load_data(data, data_dir) if data else sets.get(b, sets.get(a))
-    if judge is None and features == "lenet":
-        raise DataError(f"Neither {a} nor {b} is a set whose LeNet could give the features: name "
-                        "one with --data, or use --features inception.")
-    shape = None
-    if judge is not None:
-        judge = judge.to(device)
-        shape = (judge.shape[0], judge.shape[1])
-    second = load_side(b, sets, shape)
-    first = load_side(a, sets, (second.shape[1], second.shape[2]))
-    need_images(features, {f"images of {a}": len(first), f"images of {b}": len(second)})
-    print(f"images    {len(first):,} of {a}, {len(second):,} of {b}", flush=True)
-    if data or not sets:
-        measure, name = extractor(features, judge, data_dir, device)
-        reference = measure(second)
-        distance = frechet(*measure(first), *reference)
-        relative = distance / reference[1].trace().item()
-        floor = "none: it takes the train images of a set"
-    else:                                                   # against the test images of a set
-        result = fid(features, judge, data_dir, first if b in sets else second)
-        distance = result["value"]
-        relative = result["relative"]
-        name = result["features"]
-        floor = f"{result['floor']:.4g} (as many train images of {judge.name})"
-    print(f"features  {name}")
-    print(f"floor     {floor}")
-    print(f"distance  {distance:.4g}")
-    print(f"relative  {relative:.4g} (of the trace of the reference's covariance)")
+    reference = None
+    channels, size = 3, 64                                  # of two folders
+    if b.partition(":")[0] in SETS:
+        reference = load_data(b, data_dir).to(device)
+        channels, size, _ = reference.shape
+    elif features == "lenet":
+        raise DataError(f"{b} is not a set of data.py, whose LeNet could give the features: put a "
+                        "set second, or use --features inception.")
+    images = load_side(a, data_dir, channels, size)
+    if reference is None:
+        second = load_side(b, data_dir, channels, size)
+        need_images(features, {f"images of {a}": len(images), f"images of {b}": len(second)})
+        measure, name = extractor(features, None, data_dir, device)
+        mean, cov = measure(second)
+        distance = frechet(*measure(images), mean, cov)
+        result = {"features": name, "value": distance, "relative": distance / cov.trace().item(),
+                  "floor": None}
+    else:
+        result = fid(features, reference, data_dir, images)
+    print(f"images    {len(images):,} of {a}")
+    print(f"features  {result['features']}")
+    print(f"floor     {shown(result['floor'])} (as many train images of the reference)")
+    print(f"distance  {shown(result['value'])}")
+    print(f"relative  {shown(result['relative'])} (of the trace of the reference's covariance)")
 
 
 # %% python eval.py table DIR
@@ -1944,9 +1871,9 @@ def cell(text):
 
 
 def table(folder):
-    """A Markdown table of all files *results.json below `folder` that have a `summary`, {label with
-    unit: number}: one row per command, with mean ± standard deviation over runs that differ in
-    their seed only. Raises DataError if there are none or one is damaged."""
+    """Markdown tables, one per script, of all files *results.json below `folder` that have a
+    `summary`, {label with unit: number}: one row per command, with mean ± standard deviation over
+    runs that differ in their seed only. Raises DataError if there are none or one is damaged."""
     runs = {}
     for path in sorted(Path(folder).rglob("*results.json")):
         try:
@@ -1964,10 +1891,14 @@ def table(folder):
         runs.setdefault(key, []).append(row)
     if not runs:
         raise DataError(f"{folder} holds no results.json with a summary.")
-    lines = ["| command | paper | ours | epochs, time, hardware, seeds |",
-             "| --- | --- | --- | --- |"]
+    lines = []
+    heading = None
     for key in sorted(runs):
         script, command, device, epochs = key
+        if script != heading:
+            heading = script
+            lines += ["", f"## {script}.py", "", "| command | paper | ours | epochs, time, "
+                      "hardware, seeds |", "| --- | --- | --- | --- |"]
         rows = runs[key]
         ours = []
         for label in rows[0]["summary"]:
@@ -1979,12 +1910,12 @@ def table(folder):
         seconds = np.mean([row["seconds"] for row in rows])
         time_text = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
         seeds = ", ".join(str(row["seed"]) for row in rows)
-        words = "seed" if len(rows) == 1 else "seeds"
+        seeds = f"seed {seeds}" if len(rows) == 1 else f"seeds {seeds}"
+        threads = "1 thread" if rows[0]["threads"] == 1 else f"{rows[0]['threads']} threads"
         paper = rows[0]["paper"] or "–"
         lines.append(f"| `{cell(command)}` | {cell(paper)} | {cell('; '.join(ours))} | {epochs} "
-                     f"epochs, {time_text}, {cell(device)}, {rows[0]['threads']} threads, {words} "
-                     f"{seeds} |")
-    return "\n".join(lines)
+                     f"epochs, {time_text}, {cell(device)}, {threads}, {seeds} |")
+    return "\n".join(lines).strip()
 
 
 # %% python eval.py notebook RUN...
@@ -2042,13 +1973,11 @@ def main(argv=None):
     parser = Parser("eval.py", __doc__)
     parser.add_argument("command", choices=["table", "notebook", "fid"])
     parser.add_argument("what", nargs="+", metavar="PATH", help="table: a folder of runs. "
-                        "notebook: folders of runs. fid: two "
-                        "of folders of images and sets of data.py (their test images); the second "
-                        "one, or a set, decides the size")
+                        "notebook: folders of runs. fid: folders of images or sets of data.py "
+                        "(their test images); the second is the reference")
     add = parser.add_argument_group("fid").add_argument
     add("--features", choices=list(FEATURES), default="lenet",
-        help="the LeNet of the second side, or of the first, or torchvision's Inception")
-    add("--data", metavar="NAME", help="the set whose LeNet is used if neither side is a set")
+        help="the LeNet of the reference, or torchvision's Inception")
     add("--data-dir", default="data", metavar="DIR", help="folder of data sets and networks")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
         help="auto: cuda if there is one, then mps, then cpu")
@@ -2062,7 +1991,7 @@ def main(argv=None):
     else:
         if len(args.what) != 2:
             parser.error("fid needs two sides")
-        compare(args.what[0], args.what[1], args.features, args.data, args.data_dir, args.device)
+        compare(args.what[0], args.what[1], args.features, args.data_dir, args.device)
 
 
 if __name__ == "__main__":

@@ -327,12 +327,11 @@ def train_vae(run, data, model):
     rng = make_rng(args.seed, "training", device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp, cache_enabled=False)
     batch_size = min(args.batch_size, len(data.train))
-    steps_per_epoch = len(data.train) // batch_size
     for epoch in range(run.resume(model, **nets, opt=opt, rng=rng), args.epochs):
         for net in nets.values():
             net.train()
         for step, idx in enumerate(batches(data.train, batch_size, rng)):
-            progress = (epoch + step / steps_per_epoch) / args.epochs
+            progress = (epoch + step / run.steps_per_epoch) / args.epochs
             set_lr(opt, args.lr * cosine(progress))
             kl_weight = min(1.0, progress / args.kl_warmup) if args.kl_warmup else 1.0
             x = data.train.images(idx)
@@ -368,10 +367,9 @@ def fit_flow(run, data):
     flow = build(run.shape, vars(args))["flow_after"]["flow"].to(device)
     opt = torch.optim.Adam(flow.parameters(), lr=args.lr, fused=device.type != "mps")
     batch_size = min(args.batch_size, len(mu))
-    steps_per_epoch = len(mu) // batch_size
     for epoch in range(run.resume("flow_after", flow=flow, opt=opt, rng=rng), args.epochs):
         for step, idx in enumerate(batches(data.train, batch_size, rng)):
-            set_lr(opt, args.lr * cosine((epoch + step / steps_per_epoch) / args.epochs))
+            set_lr(opt, args.lr * cosine((epoch + step / run.steps_per_epoch) / args.epochs))
             noise = torch.randn(len(idx), args.z_dim, generator=rng, device=device)
             loss = -flow.log_prob(mu[idx] + (0.5 * logvar[idx]).exp() * noise).mean()
             opt.zero_grad()
@@ -402,12 +400,11 @@ def train_gan(run, data):
     rng = make_rng(args.seed, "training", device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp, cache_enabled=False)
     batch_size = min(args.batch_size, len(data.train))
-    steps_per_epoch = len(data.train) // batch_size
     for epoch in range(run.resume("gan", **nets, opt=opt, rng=rng), args.epochs):
         gen.train()
         disc.train()
         for step, idx in enumerate(batches(data.train, batch_size, rng)):
-            set_lr(opt, args.gan_lr * cosine((epoch + step / steps_per_epoch) / args.epochs))
+            set_lr(opt, args.gan_lr * cosine((epoch + step / run.steps_per_epoch) / args.epochs))
             z = torch.randn(len(idx), args.z_dim, generator=rng, device=device)
             with autocast:
                 real = disc(data.train.images(idx))         # apart from the fakes: batch norm

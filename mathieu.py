@@ -235,13 +235,12 @@ def train(run, data, classifier_net):
         parts["opt_disc"] = opt_disc
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp, cache_enabled=False)
     batch_size = min(args.batch_size, len(data.train))
-    steps_per_epoch = len(data.train) // batch_size
 
     for epoch in range(run.resume(**parts), args.epochs):
         enc.train()
         dec.train()
         for step, idx in enumerate(batches(data.train, batch_size, rng)):
-            progress = (epoch + step / steps_per_epoch) / args.epochs
+            progress = (epoch + step / run.steps_per_epoch) / args.epochs
             lr = args.lr * (args.lr_floor + (1 - args.lr_floor) * cosine(progress))
             set_lr(opt, lr)
             partners = pairs(data.train, idx, rng)

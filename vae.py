@@ -265,7 +265,6 @@ def train(run, data, measured, model):
     rng_noise = make_rng(args.seed, "noise", device)        # which only the vae draws
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp, cache_enabled=False)
     batch_size = min(args.batch_size, len(data.train))
-    steps_per_epoch = len(data.train) // batch_size
     shown = measured["test"].images(pick(data.test.y, 10, args.seed))
 
     start = run.resume(model, enc=enc, dec=dec, opt=opt, rng=rng, rng_noise=rng_noise)
@@ -275,7 +274,7 @@ def train(run, data, measured, model):
     for epoch in range(start, args.epochs):
         enc.train()
         for step, idx in enumerate(batches(data.train, batch_size, rng)):
-            set_lr(opt, args.lr * cosine((epoch + step / steps_per_epoch) / args.epochs))
+            set_lr(opt, args.lr * cosine((epoch + step / run.steps_per_epoch) / args.epochs))
             x = data.train.images(idx)                      # (B, C, H, W)
             if args.binarize:
                 x = binarize(x, rng)
@@ -540,7 +539,6 @@ def main(argv=None):
     add("--nll-k", type=number(int, low=1), default=5000, help="samples of z per image for the NLL")
     add("--nll-n", type=number(int, low=2), default=1000, help="test images for the NLL")
     args = parse(parser, argv, preset, SMOKE)
-    torch.set_flush_denormal(True)                          # moments of Adam decay to slow numbers
     if args.weights:
         load(args.weights)                                  # refuses them before a folder exists
     data = load_data(args.data, args.data_dir, args.image_size, args.limit, args.seed)

@@ -267,13 +267,12 @@ def train(run, data, model):
     rng = make_rng(args.seed, "training", device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp, cache_enabled=False)
     batch_size = min(args.batch_size, len(data.train))
-    steps_per_epoch = len(data.train) // batch_size
 
     for epoch in range(run.resume(model, **nets, opt=opt, rng=rng), args.epochs):
         for net in nets.values():
             net.train()
         for step, idx in enumerate(batches(data.train, batch_size, rng)):
-            set_lr(opt, args.lr * cosine((epoch + step / steps_per_epoch) / args.epochs))
+            set_lr(opt, args.lr * cosine((epoch + step / run.steps_per_epoch) / args.epochs))
             x = data.train.images(idx)
             noise, z_p = torch.randn(2, len(x), args.z_dim, generator=rng, device=device)
 

@@ -223,17 +223,6 @@ ROWS = {
         lambda t, script: resume(t, trained(script, classes=["a", "b"])),
         "classes",
     ),
-    "damaged args.json": (
-        lambda t, script: ["--resume", "--out", str(Path(file(t, "a/args.json", "{")).parent)],
-        "args.json",
-    ),
-    "args.json of another script": (
-        lambda t, script: [
-            *("--resume", "--out"),
-            str(Path(file(t, "a/args.json", '{"script": "x"}')).parent),
-        ],
-        "args.json",
-    ),
     "weights and resume": (
         lambda t, script: ["--resume", *weights(t, trained(script))],
         "choose",
@@ -574,10 +563,10 @@ COMMANDS = {
         lambda t: ["fid", "digits", "digits", "--features", "lenets"],
         "--features",
     ),
-    "eval: fid with the LeNet of an unknown set": (
+    "eval: fid of colour beside grey": (
         evaluation,
-        lambda t: ["fid", "a", "b", "--data", "digit"],
-        "digit",
+        lambda t: ["fid", "digitsm", "digits"],
+        "colour",
     ),
     "eval: fid on a device that is not there": (
         evaluation,

@@ -5,7 +5,6 @@ import os
 import pickle
 import re
 import shutil
-import subprocess
 import sys
 import tarfile
 import zlib
@@ -348,30 +347,11 @@ def test_an_opaque_image_with_alpha_keeps_its_pixels(tmp_path):
     assert np.array_equal(read_images([tmp_path / "x.png"], 9, "RGB")[0].permute(1, 2, 0), pixels)
 
 
-@pytest.mark.parametrize("targets", [{"0/loop": "."}, {"0/up": ".."}, {"0/up": "../.."},
-                                     {"0/one": "../1", "1/zero": "../0"}, {"0/self": "self"},
-                                     {"0/loop": ".", "0/back": ".", "1/up": ".."}, {"2": "0"}])
-def test_links_that_lead_round_in_circles_change_nothing(targets, tmp_path):
-    top = pictures(tmp_path / "p/q", ("0", "1"), 5)
-    (tmp_path / "p" / "beside.png").write_bytes((top / "0/0.png").read_bytes())
-    for link, target in targets.items():
-        (top / link).symlink_to(target)
-    assert counts_of(top, tmp_path) == {"0": 5, "1": 5}
-
-
-def test_links_to_folders_and_images_count_once(tmp_path):
-    store = pictures(tmp_path / "store", ("cats", "dogs"), 5)
-    top = tmp_path / "p"
-    (top / "owls").mkdir(parents=True)
-    for name in ("cats", "dogs"):
-        (top / name).symlink_to(store / name)             # class folders elsewhere
-    for i in range(5):
-        (top / "owls" / f"{i}.png").symlink_to(store / "dogs" / f"{i}.png")    # dogs came first
-        Image.new("RGB", (9, 9)).save(top / "owls" / f"own{i}.png")
-    (top / "owls" / "gone.png").symlink_to("nowhere.png")
-    assert counts_of(top, tmp_path) == {"cats": 5, "dogs": 5, "owls": 5}
-    skipped = " ".join(load(f"folder:{top}", tmp_path).skipped)
-    assert "linked to once more (5)" in skipped and "no permission) (1)" in skipped
+def test_a_class_folder_may_be_a_link(tmp_path):
+    top = pictures(tmp_path / "here")
+    (top / "anna").rename(tmp_path / "elsewhere")
+    (top / "anna").symlink_to(tmp_path / "elsewhere")
+    assert load(f"folder:{top}", tmp_path, 16).classes == ["anna", "ben"]
 
 
 def test_only_images_are_read_and_the_rest_is_told(tmp_path):
@@ -387,71 +367,25 @@ def test_only_images_are_read_and_the_rest_is_told(tmp_path):
     assert counts_of(top, tmp_path) == {"anna": 5, "ben": 4}
     files, skipped = image_files(top)
     assert files == sorted(files) and len(files) == 10 and top / "anna/album.png/1.PNG" in files
-    assert "files of type .heic, which Pillow cannot read (2)" in skipped
-    for word in (".pdf", ".mpg", ".h5", ".eps", "README", "hidden name (2)"):
+    assert "files named *.heic (2)" in skipped
+    for word in (".pdf", ".mpg", ".h5", ".eps"):
         assert any(word in line for line in skipped)
     assert any("beside" in line for line in load(f"folder:{top}", tmp_path).skipped)
 
 
-def test_what_may_not_be_read_is_named_and_not_called_damaged(tmp_path):
-    top = pictures(tmp_path / "p", ("anna", "ben", "cleo"), 5)
-    (top / "cleo").chmod(0)
-    if os.access(top / "cleo", os.R_OK):
-        pytest.skip("this user may read everything, as root may")
-    assert any("cleo" in line and "permission" in line
-               for line in load(f"folder:{top}", tmp_path).skipped)
-    (top / "anna/0.png").chmod(0)
-    with pytest.raises(DataError, match="0.png cannot be read .permission"):
-        load(f"folder:{top}", tmp_path / "other")
-    top.chmod(0)
-    try:
-        with pytest.raises(DataError, match="cannot be read .permission"):
-            image_files(top)
-    finally:
-        top.chmod(0o700)
-        (top / "cleo").chmod(0o700)
-
-
-def test_parts_named_train_and_test_may_be_classes_of_their_own(tmp_path):
-    top = pictures(tmp_path / "p", ("train", "test"))
-    assert counts_of(top, tmp_path) == {"test": 6, "train": 6}
-
-
-@pytest.mark.parametrize("brightest, bits", [(200, 8), (1000, 10), (4095, 12), (4096, 14),
-                                             (65535, 16)])
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
-def test_gray_of_16_bits_is_scaled_by_the_depth_in_use(brightest, bits, suffix, tmp_path):
-    for i, value in enumerate((brightest, brightest // 2)):
-        pixels = np.full((8, 8), value, np.uint16)
-        Image.fromarray(pixels).save(tmp_path / f"{i}.{suffix}")
+def test_gray_of_16_bits_is_divided_by_256(suffix, tmp_path):
+    for i, value in enumerate((65535, 25600)):
+        Image.fromarray(np.full((8, 8), value, np.uint16)).save(tmp_path / f"{i}.{suffix}")
     Image.new("L", (8, 8), 77).save(tmp_path / "2.png")   # of 8 bits: as it is
     x = read_images(image_files(tmp_path)[0], 8, "L")[:, 0, 0, 0].tolist()
-    assert x == [brightest * 2**8 // 2**bits, brightest // 2 * 2**8 // 2**bits, 77]
-
-
-def test_class_names_that_are_not_utf8_are_printable_and_distinct(tmp_path):
-    names = [os.fsdecode(name) for name in (b"caf\xe8", b"caf\xe9", b"tab\t", b"tab\n")]
-    try:
-        top = pictures(tmp_path / "p", names)
-    except OSError:
-        pytest.skip("this file system takes Unicode names only")
-    found = load(f"folder:{top}", tmp_path)
-    assert len(set(found.classes)) == 4 and all(name.isprintable() for name in found.classes)
-    "".join(found.classes).encode("utf-8")
-    assert found.fingerprint == load(f"folder:{top}", tmp_path).fingerprint
+    assert x == [255, 100, 77]
 
 
 def test_a_path_may_hold_any_sign(tmp_path):
     top = pictures(tmp_path / "a|b [c]*", ("x|y", "z"))
     assert load(f"folder:{top}", tmp_path / "d|*").classes == ["x|y", "z"]
     assert len(list((tmp_path / "d|*").glob("*.pt"))) == 1
-
-
-def test_an_image_that_is_too_large_is_not_called_damaged(tmp_path, monkeypatch):
-    Image.new("L", (40, 30)).save(tmp_path / "x.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
-    with pytest.raises(DataError, match="x.png is too large"):
-        read_images([tmp_path / "x.png"], 8, "L")
 
 
 def test_the_fingerprint_names_the_files_and_the_split_but_no_place_time_or_size(tmp_path):
@@ -651,22 +585,15 @@ def test_mnistm_is_built_from_mnist_and_the_photographs_else(tmp_path):
     assert found.test.y.tolist() == [i % 10 for i in range(20)]
 
 
-def test_mnistm_fetches_the_photographs_and_refuses_another_archive(tmp_path, monkeypatch):
+def test_mnistm_fetches_the_photographs(tmp_path, monkeypatch):
     root = idx_files(tmp_path / "d/MNIST/raw")
-    made = {count: bsds(tmp_path / str(count), count) for count in (199, 200)}
 
     def download(url, folder):
         with tarfile.open(Path(folder) / "BSR_bsds500.tgz", "w:gz") as archive:
-            archive.add(made[count] / "BSR", "BSR")
+            archive.add(bsds(tmp_path / "made") / "BSR", "BSR")
     monkeypatch.setattr(data.torchvision().datasets.utils, "download_url", download)
-    for count in (199, 200):
-        if count == 199:
-            with pytest.raises(DataError, match="does not hold 200"):
-                load("mnistm", root)
-            assert not (root / "BSR").exists() and not list(root.glob("tmp*"))
-        else:
-            assert load("mnistm", root).train.x.shape == (50, 3, 32, 32)
-            assert len(list(root.rglob("*.jpg"))) == 200 and not list(root.glob("tmp*"))
+    assert load("mnistm", root).train.x.shape == (50, 3, 32, 32)
+    assert len(list(root.rglob("*.jpg"))) == 200 and not list(root.glob("tmp*"))
 
 
 def test_moons_are_the_papers(tmp_path):
@@ -743,13 +670,11 @@ def test_a_second_load_reads_the_cache_and_changed_files_make_a_new_one(tmp_path
     Image.new("RGB", (9, 9)).save(top / "anna" / "9.png")
     second = load(f"folder:{top}", tmp_path)
     assert sum(map(len, second.splits().values())) == 13
-    assert len(list(tmp_path.glob("*.pt"))) == 1          # the stale file is gone
 
 
 @pytest.mark.parametrize("damage", [
-    lambda b: b[:len(b) // 2], lambda b: b"", lambda b: b"x" * len(b),
-    lambda b: b[:3000] + bytes([b[3000] ^ 1]) + b[3001:]],
-    ids=["truncated", "empty", "garbage", "one bit"])
+    lambda b: b[:len(b) // 2], lambda b: b"", lambda b: b"x" * len(b)],
+    ids=["truncated", "empty", "garbage"])
 def test_a_damaged_cache_is_built_again_and_a_line_says_so(tmp_path, capsys, damage):
     name = f"folder:{pictures(tmp_path / 'p')}"
     first = load(name, tmp_path)
@@ -780,18 +705,7 @@ def truncated(path, keep=0.5):
 
 def bad_idx(root, how):
     raw = idx_files(root / "MNIST/raw", zipped=how != "raw") / "MNIST/raw"
-    if how == "labels":
-        idx_files(root / "other/raw", (50, 20))
-        name = "train-labels-idx1-ubyte.gz"
-        os.replace(root / "other/raw" / name, raw / name)
-    elif how == "empty":
-        idx_files(root / "MNIST/raw", (0, 20))
-    elif how in ("shape", "label"):                       # 20x20 images, a class 10
-        name, header = ("images-idx3", [0x803, 20, 20, 20]) if how == "shape" else (
-            "labels-idx1", [0x801, 20])
-        content = np.array(header, ">i4").tobytes() + bytes([10]) * np.prod(header[1:])
-        (raw / f"t10k-{name}-ubyte.gz").write_bytes(gzip.compress(content))
-    elif how == "magic":
+    if how == "magic":
         (raw / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"no idx file at all"))
     else:
         truncated(raw / f"train-images-idx3-ubyte{'.gz' * (how == 'gz')}")
@@ -832,7 +746,7 @@ def bad_faces(root, cut=None):
 
 BAD = {                                                   # what: command, preparation, message
     "unknown set": ("mnst", None, "no set 'mnst'.*folder:PATH.*sprites"),
-    "a folder's name": ("{}/p", lambda root: pictures(root / "p"), "write folder:"),
+    "a folder's name": ("{}/p", lambda root: pictures(root / "p"), "folder:PATH"),
     "option for a set without": ("mnist:5", None, "no set 'mnist:5'"),
     "data folder is a file": ("digits --data-dir {}/file", lambda root: (root / "file").touch(),
                               "is a file"),
@@ -846,24 +760,21 @@ BAD = {                                                   # what: command, prepa
     "faces missing": ("faces", None, "olivetti_py3.pkz is missing and could not be fetched"),
     "yaleb missing": ("yaleb", None, "CroppedYale.* is missing: get it from .*offline"),
     "sprites2015 missing": ("sprites2015", None, r"sprites_\[0-9\].*\.mat is missing"),
-    "multipie missing": ("multipie", None, "session01/multiview.* is missing"),
-    "multipie option": ("multipie:51", None, "write multipie:051,140:01,02"),
+    "multipie missing": ("multipie", None, "session.*/multiview.* is missing"),
+    "multipie of another camera": ("multipie:140", lambda root: multipie_files(root),
+                                   "published name"),
     "idx gz truncated": ("mnist", lambda root: bad_idx(root, "gz"),
-                         "train-images-idx3-ubyte.gz is truncated"),
+                         "train-images-idx3-ubyte.gz cannot be read"),
     "idx truncated": ("mnist", lambda root: bad_idx(root, "raw"),
-                      "train-images-idx3-ubyte is truncated"),
-    "not idx": ("mnist", lambda root: bad_idx(root, "magic"), "t10k-labels-idx1-ubyte.gz is trunc"),
-    "idx files do not match": ("mnist", lambda root: bad_idx(root, "labels"),
-                               "train-.* do not belong together"),
-    "idx of no images": ("mnist", lambda root: bad_idx(root, "empty"), "train-.* do not belong"),
-    "idx of two sizes": ("mnist", lambda root: bad_idx(root, "shape"), "t10k-.* do not belong"),
-    "idx with a label too many": ("mnist", lambda root: bad_idx(root, "label"), "of its 10 class"),
+                      "train-images-idx3-ubyte cannot be read"),
+    "not idx": ("mnist", lambda root: bad_idx(root, "magic"),
+                "t10k-labels-idx1-ubyte.gz cannot be read"),
     "svhn missing": ("svhn", None, "train_32x32.mat is missing and could not be fetched"),
-    "svhn truncated": ("svhn", bad_svhn, "test_32x32.mat is truncated"),
+    "svhn truncated": ("svhn", bad_svhn, "test_32x32.mat cannot be read"),
     "mnistm missing": ("mnistm", None, "BSR.* is missing and could not be fetched"),
     "mnistm label": ("mnistm", lambda root: (
         mnist_m(root) / "mnist_m/mnist_m_test_labels.txt").write_text("00000000.png"),
-        "test_labels.txt is truncated"),
+        "test_labels.txt cannot be read"),
     "mnistm without its test part": ("mnistm", lambda root: shutil.rmtree(
         mnist_m(root) / "mnist_m/mnist_m_test"), "mnist_m_test/00000000.png cannot be read"),
     "mnistm without its train labels": ("mnistm", lambda root: (
@@ -873,20 +784,19 @@ BAD = {                                                   # what: command, prepa
     "mnistm listed but not there": ("mnistm", lambda root: (
         mnist_m(root) / "mnist_m/mnist_m_train/00000003.png").unlink(), "03.png cannot be read"),
     "mnistm png": ("mnistm", lambda root: truncated(
-        mnist_m(root) / "mnist_m/mnist_m_train/00000003.png"), "00000003.png is truncated"),
+        mnist_m(root) / "mnist_m/mnist_m_train/00000003.png"), "00000003.png cannot be read"),
     "mnistm jpg": ("mnistm", lambda root: truncated(bsds(idx_files(
-        root / "MNIST/raw")) / "BSR/BSDS500/data/images/train/1.jpg"), "1.jpg is truncated"),
+        root / "MNIST/raw")) / "BSR/BSDS500/data/images/train/1.jpg"), "1.jpg cannot be read"),
     "mnistm without mnist": ("mnistm", lambda root: (bsds(idx_files(root / "MNIST/raw"))
                              / "MNIST/raw/train-images-idx3-ubyte.gz").unlink(), "MNIST.* is miss"),
-    "mat truncated": ("sprites2015", bad_mat, "sprites_4.mat is truncated"),
-    "mat not HDF5": ("sprites2015", lambda root: bad_mat(root, b"MATLAB 5"), "sprites_4.mat is"),
-    "pkz truncated": ("faces", bad_faces, "olivetti_py3.pkz is truncated"),
-    "pkz without its end": ("faces", lambda root: bad_faces(root, 6), "pkz is truncated"),
-    "32 bits a pixel": ("folder:{}/p", lambda root: Image.new("I", (40, 30)).save(
-        pictures(root / "p") / "anna/3.tiff"), "anna/3.tiff has pixels of 32 bits"),
+    "mat truncated": ("sprites2015", bad_mat, "sprites_4.mat cannot be read"),
+    "mat not HDF5": ("sprites2015", lambda root: bad_mat(root, b"MATLAB 5"),
+                     "sprites_4.mat cannot be"),
+    "pkz truncated": ("faces", bad_faces, "olivetti_py3.pkz cannot be read"),
+    "pkz without its end": ("faces", lambda root: bad_faces(root, 6), "pkz cannot be read"),
     "png truncated": ("folder:{}/p", lambda root: truncated(pictures(root / "p") / "anna/3.png"),
-                      "anna/3.png is truncated"),
-    "pgm truncated": ("yaleb", bad_pgm, r"yaleB01_P00A\+004E\+00.pgm is truncated"),
+                      "anna/3.png cannot be read"),
+    "pgm truncated": ("yaleb", bad_pgm, r"yaleB01_P00A\+004E\+00.pgm cannot be read"),
     "pgm of other names": ("yaleb", other_pgm, "published name"),
     "no folder": ("folder:{}/none", None, "no folder"),
     "folder without a path": ("folder", None, "write folder:PATH"),
@@ -895,9 +805,9 @@ BAD = {                                                   # what: command, prepa
     "one class": ("folder:{}/p", lambda root: pictures(root / "p", ("anna",)), "two classes"),
     "too few images": ("folder:{}/p", lambda root: pictures(root / "p", n=2), "four images"),
     "train and test": ("folder:{}", lambda root: [pictures(root / part) for part in
-                                                  ("train", "test")], "folder:.*/test"),
+                                                  ("train", "test")], "folder:PATH/train"),
     "no image that can be read": ("folder:{}", lambda root: (
-        pictures(root / "p", n=0) / "anna/1.heic").touch(), "files of type .heic"),
+        pictures(root / "p", n=0) / "anna/1.heic").touch(), "no images .*heic"),
     "a data folder with a |": ("mnist --data-dir {}/a|b", None, "b/MNIST.* is missing"),
 }
 
@@ -929,8 +839,7 @@ def test_sprites2015_without_h5py_says_what_to_install(tmp_path, monkeypatch):
         load("sprites2015", tmp_path)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), OSError(28, "No space", "f"),
-                                   RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space", "f")])
 def test_every_end_of_main_is_a_sentence(error, tmp_path, capsys, monkeypatch):
     def fail(*_):
         raise error
@@ -945,21 +854,10 @@ def test_the_sheet_and_the_list(tmp_path, capsys):
     assert data.main(["sprites", "--limit", "640", "--data-dir", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "unseen" in out and "sha256" in out
-    assert Image.open(tmp_path / "sprites.png").size == (24 * 66, 2 * 66)    # 2 people, 24 poses
+    assert Image.open(tmp_path / "sprites.png").size == (24 * 66 + 2, 2 * 66 + 2)  # 2 people
     assert data.main(["--data-dir", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(data.SETS)
-
-
-def test_a_terminal_of_ascii_gets_escapes(tmp_path):
-    top = pictures(tmp_path / "p", ("\u732b", "dog"))
-    try:
-        pictures(top, (os.fsdecode(b"caf\xe9"),))
-    except OSError:
-        pass                                              # a file system of Unicode names only
-    done = subprocess.run([sys.executable, data.__file__, f"folder:{top}", "--data-dir", tmp_path],
-                          env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True)
-    assert done.returncode == 0 and done.stderr == b"" and b"\\u732b" in done.stdout
 
 
 def test_describe_names_few_classes_and_counts_their_images(tmp_path, sprites):

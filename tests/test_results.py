@@ -4,13 +4,16 @@ import importlib
 import json
 import re
 import shlex
+import shutil
 import statistics
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+import data
 import eval as evaluation
-from data import DataError
+from data import DataError, load
 from eval import table
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +69,38 @@ def test_the_readme_is_short_and_its_training_commands_are_understood(monkeypatc
             arguments(monkeypatch, command)
 
 
+def test_the_other_commands_of_the_readme_run(smoke, tmp_path, monkeypatch, capsys):
+    """In a folder with a smoke run under the README's name; digits stand in for MNIST."""
+    digits = load("digits").test.x
+    (tmp_path / "DIR").mkdir()
+    for i, image in enumerate(digits[:150]):
+        Image.fromarray(image[0].numpy()).save(tmp_path / "DIR" / f"{i}.png")
+    shutil.copytree(smoke("cyclevae")[0], tmp_path / "runs" / "cyclevae-sprites")
+    classifier = evaluation.classifier
+    monkeypatch.setattr(
+        evaluation, "classifier", lambda data, data_dir, *_: classifier(data, data_dir, 5000)
+    )
+    monkeypatch.chdir(tmp_path)
+    commands = set(re.findall(r"`python ((?:data|eval)\.py[^`]*)`", README))
+    assert len(commands) > 4
+    for command in commands:
+        script, *argv = shlex.split(command.replace("mnist", "digits"))
+        capsys.readouterr()
+        importlib.import_module(script.removesuffix(".py")).main(argv)
+        assert capsys.readouterr().out, command
+
+
+def test_the_python_of_the_readme_runs(smoke, tmp_path, monkeypatch):
+    shutil.copytree(smoke("cyclevae")[0], tmp_path / "runs" / "cyclevae-sprites")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "SETS", dict(data.SETS))
+    names = {"register": data.register, "Source": data.Source}  # the third adds to data.py
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    for block in blocks:
+        exec(block, names)
+    assert len(blocks) == 3 and names["figure"].axes and load("bars").classes[0] == "standing"
+
+
 def test_the_pictures_of_the_readmes_are_there_and_small():
     shown = re.findall(r"assets/([\w./-]+\.(?:png|jpg|svg|gif))", README)
     shown += re.findall(r"\.\./([\w./-]+\.(?:png|jpg|svg|gif))", MORE)
@@ -98,8 +133,9 @@ def result(folder, name, **changes):
 
 
 def cells(text):
-    """The rows of a Markdown table below its header, each a list of cells."""
-    lines = text.split("\n")
+    """The rows of one script's Markdown table below its header, each a list of cells."""
+    heading, _, *lines = text.split("\n")
+    assert heading == "## cyclevae.py"
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1, text
     rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines[2:]]
     return [[cell.strip() for cell in row] for row in rows]
@@ -114,6 +150,8 @@ def test_table_has_a_row_per_command_and_leaves_out_what_has_no_summary(tmp_path
         ["`python cyclevae.py`", "–"],
         ["`python cyclevae.py --data mnist`", "s 98.35 % (Table 1)"],
     ]
+    result(tmp_path, "d", script="vae", command="python vae.py", summary={"nats": 90.0})
+    assert table(tmp_path).count("\n\n## vae.py\n\n| command |") == 1
     assert rows[0][2] == "s %: 50; KL nats: 3.142"
     assert all(word in rows[0][3] for word in ("3 epochs", "2 min", "cpu", "2 threads", "seed 7"))
 
