@@ -366,12 +366,13 @@ def restore(part, state, path):
 
 
 def open_folder(args, script):
-    """Creates the folder of a run and returns it; a free runs/<script>-<data> without --out.
+    """Creates the folder of a run and returns it; without --out a free runs/<script>-<data>, or
+    runs/<script>-smoke.
 
     Raises DataError if --out is a file or holds a run that neither --resume nor --overwrite
     allows to change."""
     if args.out is None:
-        kind, _, path = args.data.partition(":")
+        kind, _, path = ("smoke" if args.smoke else args.data).partition(":")
         name = re.sub(r"[^A-Za-z0-9_.]+", "-", f"{script}-{kind}-{Path(path).name}")[:80].strip("-")
         for count in range(1, 10**6):
             folder = Path("runs") / (name if count == 1 else f"{name}-{count}")
