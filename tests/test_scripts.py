@@ -420,21 +420,6 @@ def test_resume_may_raise_the_epochs(name, whole, tmp_path):
         assert best["epoch"] == len(best["history"]) == 3
 
 
-@scripts
-def test_resume_before_the_first_epoch_starts_from_the_beginning(
-    name, whole, tiny, monkeypatch, tmp_path
-):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    for part in [part for part in vars(module(name)) if part.startswith("train")]:
-        monkeypatch.setattr(module(name), part, interrupted)
-    assert train(name, *tiny(name, tmp_path / "run")) == 130
-    monkeypatch.undo()
-    assert train(name, "--resume", "--out", tmp_path / "run") == 0
-    assert same(last(whole(name), name), last(tmp_path / "run", name))
-
-
 @pytest.mark.parametrize("name", [name for name, row in SCRIPTS.items() if row.parts])
 def test_resume_on_another_kind_of_device_seeds_the_generators_anew(
     name, whole, monkeypatch, tmp_path
