@@ -37,8 +37,8 @@ from torch import nn
 
 from data import Split, batches, load as load_data
 from eval import (Run, classifier, common_flags, cosine, curves, decode, encode, fid, grid,
-                  load_networks, log_marginal, log_normal, make_rng, mean_nats, number, parse,
-                  percent, run_command, set_lr)
+                  load_networks, log_marginal, make_rng, mean_nats, number, parse, percent,
+                  run_command, set_lr)
 
 NAMES = {"vae": "VAE", "flow_joint": "joint flow", "flow_after": "flow fitted after", "gan": "GAN"}
 SMOKE = dict(data="digits", limit=800, batch_size=32, epochs=12, width=8, gan_lr=1e-3, nll_k=20,
@@ -65,7 +65,7 @@ def trunk(shape, width, z_dim):
                    nn.LeakyReLU(0.2)]
         width = 2 * width
         size = size // 2
-    return [*layers, nn.Conv2d(width, 2 * z_dim, size), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Conv2d(width, 2 * z_dim, size), nn.Flatten())
 
 
 class Encoder(nn.Module):
@@ -73,7 +73,7 @@ class Encoder(nn.Module):
 
     def __init__(self, shape, width, z_dim):
         super().__init__()
-        self.net = nn.Sequential(*trunk(shape, width, z_dim)).apply(dcgan_init)
+        self.net = trunk(shape, width, z_dim).apply(dcgan_init)
 
     def forward(self, x):
         return self.net(2 * x - 1).chunk(2, 1)
@@ -84,7 +84,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, shape, width, z_dim):
         super().__init__()
-        self.net = nn.Sequential(*trunk(shape, width, z_dim), nn.LeakyReLU(0.2),
+        self.net = nn.Sequential(trunk(shape, width, z_dim), nn.LeakyReLU(0.2),
                                  nn.Linear(2 * z_dim, 1)).apply(dcgan_init)
 
     def forward(self, x):
@@ -111,7 +111,7 @@ class Decoder(nn.Module):
             maps = maps_out
             size = target
         self.net = nn.Sequential(*layers).apply(dcgan_init)
-        self.bias = nn.Parameter(torch.zeros(*shape))       # training starts it at the mean image
+        self.bias = nn.Parameter(torch.zeros(shape))        # training starts it at the mean image
         self.log_scale = nn.Parameter(torch.full((channels, 1, 1), -3.0))       # of the logistics
 
     def forward(self, z):
@@ -158,7 +158,8 @@ class RealNVP(nn.Module):
     def log_prob(self, z):
         """log p(z) in nats, (...) of z (..., Z)."""
         u, log_det = self(z)
-        return log_normal(u) + log_det
+        log_normal = -0.5 * (u**2 + math.log(2 * math.pi)).sum(-1)              # log N(u; 0, I)
+        return log_normal + log_det
 
 
 def model_names(args):
@@ -175,18 +176,21 @@ def build(shape, args):
     """{"vae": {"enc", "dec"}, "flow_joint": {"enc", "dec", "flow"}, "flow_after": {"flow"}, "gan":
     {"gen", "disc"}} for images of `shape` (C, H, W), without the models that are not trained. Both
     VAEs start from the same weights."""
-    size = (shape, args["width"], args["z_dim"])
+    width = args["width"]
+    z_dim = args["z_dim"]
     models = {}
     for model in model_names(args):
         with torch.random.fork_rng(devices=[]):             # leaves a notebook's generator alone
             torch.manual_seed(args["seed"])
             nets = {}
             if model == "gan":
-                nets = {"gen": Decoder(*size), "disc": Discriminator(*size)}
+                nets["gen"] = Decoder(shape, width, z_dim)
+                nets["disc"] = Discriminator(shape, width, z_dim)
             elif model != "flow_after":
-                nets = {"enc": Encoder(*size), "dec": Decoder(*size)}
+                nets["enc"] = Encoder(shape, width, z_dim)
+                nets["dec"] = Decoder(shape, width, z_dim)
             if model in ("flow_joint", "flow_after"):
-                nets["flow"] = RealNVP(args["z_dim"], args["couplings"])
+                nets["flow"] = RealNVP(z_dim, args["couplings"])
             models[model] = nets
     return models
 
@@ -249,7 +253,10 @@ def vae_losses(enc, dec, flow, x, noise, likelihood, autocast):
         z = mu + (0.5 * logvar).exp() * noise
         logits = dec(z).to(x.dtype)
     recon = -log_likelihood(dec, x, logits, likelihood)
-    kl = kl_divergence(mu, logvar) if flow is None else kl_to_flow(mu, logvar, z, flow)
+    if flow is None:
+        kl = kl_divergence(mu, logvar)
+    else:
+        kl = kl_to_flow(mu, logvar, z, flow)
     return recon.mean(), kl.mean()
 
 
@@ -290,8 +297,9 @@ def snapshot(run, model, epoch, dec, flow=None):
         rng = make_rng(run.args.seed, "snapshot")
         u = torch.randn(10, run.args.z_dim, generator=rng).to(run.device)
         with torch.no_grad():
-            z = u if flow is None else flow.inverse(u)
-            run.kept[f"{NAMES[model]}, epoch {epoch + 1}"] = dec(z).sigmoid()
+            if flow is not None:
+                u = flow.inverse(u)
+            run.kept[f"{NAMES[model]}, epoch {epoch + 1}"] = dec(u).sigmoid()
 
 
 @torch.no_grad()
@@ -333,7 +341,9 @@ def train_vae(run, data, model):
         for step, idx in enumerate(batches(data.train, batch_size, rng)):
             progress = (epoch + step / run.steps_per_epoch) / args.epochs
             set_lr(opt, args.lr * cosine(progress))
-            kl_weight = min(1.0, progress / args.kl_warmup) if args.kl_warmup else 1.0
+            kl_weight = 1.0
+            if progress < args.kl_warmup:
+                kl_weight = progress / args.kl_warmup
             x = data.train.images(idx)
             if args.binarize:
                 x = binarize(x, rng)
@@ -449,9 +459,9 @@ OBJECTIVES = [
      "Dis: -log Dis(x) - log(1 - Dis(Gen(z))); Gen: -log Dis(Gen(z)), the non-saturating loss")]
 
 
-def n_weights(*nets):
-    """How many numbers these networks learn."""
-    return sum(p.numel() for net in nets for p in net.parameters())
+def n_weights(net):
+    """How many numbers a network learns."""
+    return sum(p.numel() for p in net.parameters())
 
 
 def slerp(a, b, t):
@@ -470,7 +480,12 @@ def measure(run, data, model, nets, net, u, shows):
     N(0, I), through the flow if there is one; net: a classifier."""
     args = run.args
     flow = nets.get("flow")
-    dec = nets.get("gen") or nets["dec"]
+    if model == "gan":
+        dec = nets["gen"]
+        partner = nets["disc"]
+    else:
+        dec = nets["dec"]
+        partner = nets["enc"]
     t = torch.linspace(0, 1, 12, device=u.device)
     path = slerp(u[:100], u[100:200], t)                    # (12, 100, Z)
     z = u
@@ -484,7 +499,7 @@ def measure(run, data, model, nets, net, u, shows):
     x = data.test.images(slice(None))
     counts = net.predict(samples).bincount(minlength=len(data.classes))
     results = {
-        "weights": n_weights(dec, nets.get("disc") or nets["enc"]),
+        "weights": n_weights(dec) + n_weights(partner),
         "flow_weights": 0 if flow is None else n_weights(flow),
         "seconds": sum(row["seconds"] for row in run.rows(model)),
         "fid": fid(args.fid, data, args.data_dir, samples, args.seed, shows),
