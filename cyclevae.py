@@ -353,6 +353,7 @@ def evaluate(run, data, nets):
         "reverse cycle, L1 distance": {"train": "reverse"}}),
         "Train and validation should stay together. A KL near zero means that z is unused, and "
         "then a small reverse term means nothing.")
+    run.report_curve("The squared error", "recon", "val_recon")
     run.stage("codes")
     codes = encode_splits(enc, data)
     test_recon, test_kl = validation_loss(enc, dec, data.test, data.train or data.test, args.seed)

@@ -673,6 +673,22 @@ class Run:
         """Adds a finding to the report: a sentence that is computed from the numbers."""
         self.notes.append(sentence)
 
+    def report_curve(self, what, train, val, model=""):
+        """Adds the verdict on a learning curve, of two columns of the log, to the findings."""
+        rows = self.rows(model)
+        if not rows:
+            return
+        best = min(rows, key=lambda row: row[val])
+        rise = rows[-1][val] - best[val]
+        gap = best[val] - best[train]
+        verdict = "there is no sign of overfitting"
+        if rise > 0.02 * abs(best[val]):
+            verdict = f"then it rises to {rows[-1][val]:.4g}, so later epochs overfit"
+        elif gap > 0.05 * abs(best[train]):
+            verdict = "that is more than 5 % above train, so the model overfits"
+        self.note(f"{what} on validation is lowest in epoch {best['epoch']} of {len(rows)}: "
+                  f"{best[val]:.4g}, and {best[train]:.4g} on train; {verdict}.")
+
     def finish(self, title, results):
         """Writes the figures, results.json (plain numbers, unrounded) and report.html, and prints
         the notes and the report's path."""

@@ -543,15 +543,7 @@ def report_curves(run):
     run.figure("curves", curves(run.history, panels), "Validation that rises above train is "
                "overfitting. The losses of a GAN do not measure its images.")
     for model in ("vae", "flow_joint", "flow_after"):
-        rows = run.rows(model)
-        if rows:
-            best = min(rows, key=lambda row: row["val"])
-            gap = best["val"] - best["train"]
-            late = "the last" if best is rows[-1] else f"of {len(rows)}"
-            run.note(f"{NAMES[model]}: the best epoch is {best['epoch']} ({late}), with "
-                     f"{best['train']:.1f} nats on train and {best['val']:.1f} on validation: it "
-                     f"{'overfits' if gap > 0.05 * abs(best['train']) else 'does not overfit'} "
-                     "(limit 5 %).")
+        run.report_curve(f"{NAMES[model]}: the loss", "train", "val", model)
     rows = run.rows("gan")
     if rows:
         last = rows[-1]

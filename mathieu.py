@@ -382,6 +382,7 @@ def evaluate(run, data, nets):
                                     "swapped s, validation": "val_swap"},
         "KL, nats per image": {"train": "kl", "validation": "val_kl"}}),
         "Train and validation should stay together. A KL near zero means that z is unused.")
+    run.report_curve("The squared error with swapped s", "swap", "val_swap")
     run.stage("codes and samples")
     codes = encode_splits(enc, data)
     code = codes["test"]

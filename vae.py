@@ -484,6 +484,8 @@ def evaluate(run, data, measured, models):
                "test should fall together (a normalized AE has a higher one in training, from the "
                "noise of a batch's mean and variance). The epoch with the lowest validation loss "
                "is kept; test is only plotted.")
+    for model in models:
+        run.report_curve(f"{NAMES[model]}: the loss", "loss", "val", model)
     rows.update(sample_rows)
     run.figure("reconstructions_and_samples", grid(torch.stack(list(rows.values())), list(rows)),
                "Ten test images, what each model makes of their codes, and ten samples, of which "

@@ -352,6 +352,7 @@ def draw_curves(run):
     run.figure("curves", curves(run.history, panels), "Every loss term that is minimized, and the "
                "squared error of reconstructions, which is not. L_Dis_l is measured in features "
                "that keep changing: it may rise while images get better.")
+    run.report_curve("VAE: -log p(x|z)", "recon", "val_recon", "vae")
     if run.rows("vaegan"):
         run.figure("discriminator", curves(run.history, {"probability that Dis assigns": {
             "real images": ("vaegan", "d_real"), "reconstructions": ("vaegan", "d_recon"),

@@ -533,3 +533,25 @@ def test_a_terminal_that_cannot_show_a_name_is_no_traceback(encoding, tmp_path):
     )
     assert done.returncode == 2 and b"Traceback" not in done.stderr, done.stderr
     assert b"not finite" in done.stderr and b"classes" in done.stdout
+
+
+# learning curves
+
+
+@pytest.mark.parametrize(
+    "train, val, words",
+    [
+        ([10, 8, 6], [10, 8.1, 6.2], "epoch 3 of 3: 6.2, and 6 on train; there is no sign"),
+        ([10, 8, 6], [10, 8.1, 9], "epoch 2 of 3: 8.1, and 8 on train; then it rises to 9"),
+        ([10, 8, 6], [10, 8.1, 7], "epoch 3 of 3: 7, and 6 on train; that is more than 5 %"),
+        ([-10, -12, -14], [-10, -12, -13], "-13, and -14 on train; that is more than 5 %"),
+    ],
+)
+def test_a_learning_curve_gets_a_verdict(train, val, words, tmp_path):
+    run = a_run(tmp_path)
+    for k in range(3):
+        run.history.append({"epoch": k + 1, "t": float(train[k]), "v": float(val[k])})
+    run.report_curve("The loss", "t", "v")
+    assert words in run.notes[-1]
+    run.report_curve("The loss", "t", "v", "another model")
+    assert len(run.notes) == 1
