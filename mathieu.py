@@ -420,7 +420,7 @@ def evaluate(run, data, nets):
             "Frechet distance of swaps": results["swap_fid"]}
     run.stage("swap grids, interpolations, t-SNE")
     draw_codes(run, data, codes, dec, net, points)
-    if args.data == "mnist":
+    if args.data == "mnist" and args.adv_weight > 0:
         results["paper"] = "s 98.52 %, z 66.83 % (a port of it, Jha et al., Table 1)"
     run.finish(f"Disentangling with an adversary on {args.data}", results)
 
