@@ -1890,7 +1890,8 @@ def cell(text):
 def table(folder):
     """Markdown tables, one per script, of all files *results.json below `folder` that have a
     `summary`, {label with unit: number}: one row per command, with mean ± standard deviation over
-    runs that differ in their seed only. Raises DataError if there are none or one is damaged."""
+    runs that differ in their seed only, and the time of the first of them. Raises DataError if
+    there are none or one is damaged."""
     runs = {}
     for path in sorted(Path(folder).rglob("*results.json")):
         try:
@@ -1916,7 +1917,7 @@ def table(folder):
             heading = script
             lines += ["", f"## {script}.py", "", "| command | paper | ours | epochs, time, "
                       "hardware, seeds |", "| --- | --- | --- | --- |"]
-        rows = runs[key]
+        rows = sorted(runs[key], key=lambda row: row["seed"])
         ours = []
         for label in rows[0]["summary"]:
             values = [row["summary"][label] for row in rows if label in row["summary"]]
@@ -1924,7 +1925,7 @@ def table(folder):
             if len(values) > 1:
                 text += f" ± {np.std(values, ddof=1):.2g}"
             ours.append(text)
-        seconds = np.mean([row["seconds"] for row in rows])
+        seconds = rows[0]["seconds"]
         time_text = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
         seeds = ", ".join(str(row["seed"]) for row in rows)
         seeds = f"seed {seeds}" if len(rows) == 1 else f"seeds {seeds}"
