@@ -584,8 +584,8 @@ def report_models(run, data, results, models):
         if results[model] and results["vae"]:
             gain = results[model]["gain"]
             run.note(f"The {NAMES[model]} changes the NLL of the same images by "
-                     f"{-gain['nats']:+.2f} ± {gain['stderr']:.2f} nats against N(0, I) (error over "
-                     "images, not over seeds): a negative number means a better prior.")
+                     f"{-gain['nats']:+.2f} ± {gain['stderr']:.2f} nats against N(0, I) (error "
+                     "over images, not over seeds): a negative number means a better prior.")
     clear = max(models, key=lambda model: results[model]["confidence"])
     even = min(models, key=lambda model: results[model]["max_step_ratio"])
     run.note(f"Between two draws the {NAMES[clear]} shows the clearest classes (mean confidence of "
