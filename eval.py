@@ -12,6 +12,7 @@ accuracies are shares in [0, 1], and everything random takes a seed or a generat
 import argparse
 import base64
 import contextlib
+import copy
 import csv
 import hashlib
 import html
@@ -24,7 +25,6 @@ import re
 import shlex
 import sys
 import time
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,8 +33,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data import (SETS, DataError, Split, batches, describe, image_files, load as load_data, pick,
-                  read_images, torchvision)
+from data import (SETS, DataError, Dataset, Split, batches, describe, image_files,
+                  load as load_data, pick, read_images, torchvision)
 
 # %% Command line
 
@@ -180,17 +180,13 @@ def parse_again(parser, argv, args):
 
 def typed_command(prog, argv):
     """What to type for the same training: the command line without the names of folders."""
-    words = ["python", prog]
-    skip = False
-    for word in argv:
-        name = word.partition("=")[0]
-        if skip:
-            skip = False
-        elif name in ("--out", "--data-dir"):
-            skip = "=" not in word
-        elif name not in ("--resume", "--overwrite"):
-            words.append(word)
-    return shlex.join(words)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--out")
+    parser.add_argument("--data-dir")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--overwrite", action="store_true")
+    _, others = parser.parse_known_args(argv)
+    return shlex.join(["python", prog, *others])
 
 
 def find_device(name):
@@ -204,19 +200,13 @@ def find_device(name):
     return torch.device(name)
 
 
-def check_speedups(args, device):
-    """Raises DataError if --amp or --compile does not work on this machine."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if args.amp and not (torch.amp.is_autocast_available(device.type)
-                             and torch.autocast(device.type, torch.bfloat16)._enabled):
-            raise DataError(f"--amp needs a newer PyTorch or system on {device}: leave it out.")
-        if args.compile:
-            try:
-                torch.compile(torch.sin)(torch.ones(1, device=device))
-            except Exception as error:                      # no C++ compiler, no Triton
-                raise DataError(f"--compile does not work here ({type(error).__name__}): leave it "
-                                "out.") from None
+def check_compile(device):
+    """Raises DataError if torch.compile does not work on this machine."""
+    try:
+        torch.compile(torch.sin)(torch.ones(1, device=device))
+    except Exception as error:                              # no C++ compiler, no Triton
+        raise DataError(f"--compile does not work here ({type(error).__name__}): leave it "
+                        "out.") from None
 
 
 def run_command(main):
@@ -323,18 +313,17 @@ def load_networks(path, script, build, device="cpu"):
     network} or {model: {name: network}}, with the saved weights; without models whose training had
     not begun. Raises DataError if they do not fit."""
     content = checkpoint(path, script)
+    nets = {}
     try:
-        nets = build(content["shape"], content["args"])
-        for name, net in list(nets.items()):
-            if isinstance(net, dict) and name not in content["nets"]:
-                del nets[name]                              # its training had not begun
-            elif isinstance(net, dict):
+        for name, net in build(content["shape"], content["args"]).items():
+            if not isinstance(net, dict):
+                net.load_state_dict(content["nets"][name])
+                nets[name] = net.to(device).eval()
+            elif name in content["nets"]:
                 for part in net:
                     net[part].load_state_dict(content["nets"][name][part])
                     net[part].to(device).eval()
-            else:
-                net.load_state_dict(content["nets"][name])
-                net.to(device).eval()
+                nets[name] = net
         if not nets:
             raise KeyError("none of the models")
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError):
@@ -348,21 +337,17 @@ def state_of(part):
     return part.get_state() if isinstance(part, torch.Generator) else part.state_dict()
 
 
-def restore(part, state, path):
-    """Loads the state of a network, an optimizer or a generator, and returns it. Raises DataError
-    if it does not fit."""
-    try:
-        if isinstance(part, torch.optim.Optimizer):         # `fused` depends on this device
-            for group in state["param_groups"]:
-                group["fused"] = part.defaults["fused"]
-        if isinstance(part, torch.Generator):
-            part.set_state(state)
-        else:
-            part.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{path} is damaged: its weights do not fit the shape and the arguments "
-                        "that it names.") from None
-    return part
+def restore(part, state, seed):
+    """Loads the state of a network, an optimizer or a generator. A generator of another kind of
+    device has another kind of state: then it is seeded with `seed`."""
+    if isinstance(part, torch.Generator) and state.shape == part.get_state().shape:
+        part.set_state(state)
+    elif isinstance(part, torch.Generator):
+        part.manual_seed(seed)
+    else:
+        for group in state.get("param_groups", []):         # `fused` depends on the device
+            group["fused"] = part.defaults["fused"]
+        part.load_state_dict(state)
 
 
 def open_folder(args, script):
@@ -435,8 +420,8 @@ class Run:
         self.tables = []
         self.notes = []
         self.stage_started = None
-        if not args.weights:
-            check_speedups(args, self.device)
+        if args.compile and not args.weights:
+            check_compile(self.device)
         source = args.weights
         if args.resume:
             source = Path(args.out) / "last.pt"
@@ -522,16 +507,18 @@ class Run:
         self.model = model
         self.parts = parts
         self.tracked = {}
+        self.clock = time.perf_counter()
         state = self.models.setdefault(model, {"score": math.inf, "nets": {}, "parts": {}})
         done = len(self.rows(model))
-        for name, part in parts.items():
-            saved = state["parts"].get(name)
-            if done and isinstance(part, torch.Generator) and saved.shape != part.get_state().shape:
-                rng = make_rng(self.args.seed, f"{name} after epoch {done}")
-                part.manual_seed(rng.initial_seed())        # of another kind of device
-            elif done:
-                restore(part, saved, self.folder / "last.pt")
-        self.clock = time.perf_counter()
+        if done == 0:
+            return 0
+        try:
+            for name, part in parts.items():
+                seed = make_rng(self.args.seed, f"{name} after epoch {done}").initial_seed()
+                restore(part, state["parts"][name], seed)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError):
+            raise DataError(f"{self.folder / 'last.pt'} is damaged: its weights do not fit the "
+                            "shape and the arguments that it names.") from None
         return done
 
     def track(self, **terms):
@@ -549,38 +536,45 @@ class Run:
         best.pt is the epoch with the lowest `score`, the validation objective; the last epoch if
         score is None. `images`: how many were used, if not --batch-size per step. Raises
         DataError, and keeps the last checkpoint, if a term or a weight is not finite."""
-        terms = {**self.mean_terms(self.tracked), **terms}
-        if images is None:
-            steps = max(len(values) for values in self.tracked.values())
-            images = steps * min(self.args.batch_size, len(self.data.train))
+        means = {}
+        finite = {}                                         # in how many steps a term was finite
+        for name, values in self.tracked.items():
+            values = torch.stack(values).float()
+            means[name] = values.mean().item()
+            finite[name] = int(values.isfinite().sum())
         self.tracked = {}
+        terms = {**means, **terms}
+        self.check_finite(terms, finite)
+        if images is None:
+            images = self.steps_per_epoch * min(self.args.batch_size, len(self.data.train))
         self.log_epoch(terms, images)
         self.save_epoch(score)
 
-    def mean_terms(self, tracked):
-        """{name: mean over the steps} of {name: list of 0-d tensors}; nan for the term that was
-        the first not to be finite, which made the others so."""
-        means = {}
-        first = math.inf
-        for name, values in tracked.items():
-            values = torch.stack(values).float().cpu()
-            means[name] = values.mean().item()
-            bad = (~values.isfinite()).nonzero()
-            if len(bad) and bad[0].item() < first:
-                first = bad[0].item()
-                means = {name: math.nan, **means}
-        return means
+    def check_finite(self, terms, finite):
+        """Raises DataError if a term or a weight is not finite; names the term that was finite in
+        the fewest steps, which made the others so."""
+        bad = [name for name, value in terms.items() if not math.isfinite(value)]
+        for name, part in self.parts.items():
+            if isinstance(part, nn.Module):
+                for weight in part.parameters():
+                    if not weight.isfinite().all():
+                        bad.append(f"a weight of {name}")
+        if bad:
+            first = min(bad, key=lambda name: finite.get(name, math.inf))
+            done = len(self.rows(self.model))
+            kept = f"the checkpoint of epoch {done} stays"
+            if done == 0:
+                kept = "there is no checkpoint yet"
+            raise DataError(f"{first} is not finite in epoch {done + 1}: lower --lr or the weight "
+                            f"of that term; {kept}")
 
     def log_epoch(self, terms, images):
         """Adds the terms of an epoch that used `images` images to the log, and prints them."""
-        epoch = len(self.rows(self.model)) + 1
-        self.check_finite(terms, epoch)
-        row = {"epoch": epoch, **terms}
-        if self.model:
-            row = {"model": self.model, **row}
         seconds = time.perf_counter() - self.clock
         self.clock = time.perf_counter()
-        row.update(seconds=seconds, images_per_second=images / seconds)
+        epoch = len(self.rows(self.model)) + 1
+        row = {"model": self.model} if self.model else {}
+        row.update(epoch=epoch, **terms, seconds=seconds, images_per_second=images / seconds)
         self.history.append(row)
         spent = sum(row["seconds"] for row in self.rows(self.model))
         left = spent / epoch * (self.args.epochs - epoch)
@@ -591,21 +585,6 @@ class Run:
         start = "\r\033[K" if sys.stdout.isatty() else ""   # over the progress line
         print(start + "  ".join(words), flush=True)
 
-    def check_finite(self, terms, epoch):
-        """Raises DataError if a term or a weight is not finite."""
-        bad = [name for name, value in terms.items() if not math.isfinite(value)]
-        for name, part in self.parts.items():
-            if isinstance(part, nn.Module):
-                for weight in part.parameters():
-                    if not weight.isfinite().all():
-                        bad.append(f"a weight of {name}")
-        if bad:
-            kept = f"the checkpoint of epoch {epoch - 1} stays"
-            if epoch == 1:
-                kept = "there is no checkpoint yet"
-            raise DataError(f"{bad[0]} is not finite in epoch {epoch}: lower --lr or the weight of "
-                            f"that term; {kept}")
-
     def save_epoch(self, score):
         """best.pt if `score` is the lowest so far (or None), then last.pt, then log.csv. In the
         last epoch best.pt is written in any case, for the history in it."""
@@ -613,7 +592,11 @@ class Run:
         state = self.models[self.model]
         better = score is None or score < state["score"]
         if better:
-            state.update(score=score, epoch=epoch, nets=self.copy_networks())
+            nets = {}
+            for name, part in self.parts.items():
+                if isinstance(part, nn.Module):
+                    nets[name] = copy.deepcopy(part.state_dict())
+            state.update(score=score, epoch=epoch, nets=nets)
         if better or epoch == self.args.epochs:
             save(self.folder / "best.pt", self.checkpoint_content())
         state["parts"] = {name: state_of(part) for name, part in self.parts.items()}
@@ -627,14 +610,6 @@ class Run:
         writer.writerows(self.history)
         write(self.folder / "log.csv", buffer.getvalue())
         self.can_continue()
-
-    def copy_networks(self):
-        """Copies of the weights of all networks among `parts`, on the CPU."""
-        nets = {}
-        for name, part in self.parts.items():
-            if isinstance(part, nn.Module):
-                nets[name] = {key: value.cpu().clone() for key, value in part.state_dict().items()}
-        return nets
 
     def checkpoint_content(self):
         """What best.pt holds. `nets` is {network: weights}, or with several models {model:
@@ -704,23 +679,17 @@ class Run:
                   "seconds": self.earlier_seconds + time.perf_counter() - self.started,
                   "epochs": max([row["epoch"] for row in self.history], default=0),
                   "seed": args["seed"], "smoke": args["smoke"]}
-        results = {**common, **results, "figures": self.write_figures()}
+        folder = self.folder / "figures"
+        folder.mkdir(exist_ok=True)
+        for name, _, png in self.figures:
+            write(folder / f"{name}.png", png)
+        results = {**common, **results, "figures": [f"{name}.png" for name, *_ in self.figures]}
         write(self.folder / "results.json", json.dumps(results, indent=1))
         write(self.folder / "report.html", report(self, title, results))
         for sentence in self.notes:
             print(f"- {sentence}")
         print(f"{results['seconds'] / 60:.1f} minutes in all, the report is", flush=True)
         print(self.folder / "report.html")
-
-    def write_figures(self):
-        """Writes figures/*.png and returns the names of the files."""
-        folder = self.folder / "figures"
-        folder.mkdir(exist_ok=True)
-        names = []
-        for name, _, png in self.figures:
-            write(folder / f"{name}.png", png)
-            names.append(f"{name}.png")
-        return names
 
 
 STYLE = """
@@ -892,38 +861,35 @@ def probe(train, test, labels, seed=0, steps=2000, draws=20):
     and `draws` times for the score. labels: {name: (y_train (N,), y_test)}. Returns {name: {train:
     accuracy, hits: (N_test,) share of draws in which an image was right, chance: one over the
     classes of y_train, majority: accuracy on test of y_train's most frequent class}}."""
-    names = list(labels)
-    sizes = [int(torch.cat(labels[name]).max()) + 1 for name in names]
-    targets = [labels[name][0] for name in names]
+    sizes = [int(torch.cat(pair).max()) + 1 for pair in labels.values()]
 
     def loss(output, idx):
         total = 0
-        for logits, y in zip(output.split(sizes, dim=1), targets):
+        for logits, (y, _) in zip(output.split(sizes, dim=1), labels.values()):
             total = total + F.cross_entropy(logits, y[idx])
         return total
 
+    def predict(code, n, rng):
+        idx = torch.arange(n, device=rng.device)
+        output = net(sampled_rows(code, idx, rng))
+        return {name: logits.argmax(1)
+                for name, logits in zip(labels, output.split(sizes, dim=1))}
+
     net = fit_mlp(train, sum(sizes), loss, seed, steps)
-    device = targets[0].device
-    rng = make_rng(seed, "probe", device)
     if isinstance(test, torch.Tensor):
         draws = 1
     results = {}
     for name, (y, y_test) in labels.items():
         counts = y.bincount()
-        results[name] = {"hits": torch.zeros(len(y_test), device=device),
+        results[name] = {"hits": torch.zeros(len(y_test), device=y.device),
                          "chance": 1 / int((counts > 0).sum()),
                          "majority": (y_test == counts.argmax()).float().mean().item()}
-    everything = torch.arange(len(targets[0]), device=device)
-    output = net(sampled_rows(train, everything, rng)).split(sizes, dim=1)
-    for name, logits in zip(names, output):
-        right = logits.argmax(1) == labels[name][0]
-        results[name]["train"] = right.float().mean().item()
-    everything = torch.arange(len(labels[names[0]][1]), device=device)
+    rng = make_rng(seed, "probe", y.device)
+    for name, predicted in predict(train, len(y), rng).items():
+        results[name]["train"] = (predicted == labels[name][0]).float().mean().item()
     for _ in range(draws):
-        output = net(sampled_rows(test, everything, rng)).split(sizes, dim=1)
-        for name, logits in zip(names, output):
-            right = logits.argmax(1) == labels[name][1]
-            results[name]["hits"] += right.float() / draws
+        for name, predicted in predict(test, len(y_test), rng).items():
+            results[name]["hits"] += (predicted == labels[name][1]).float() / draws
     return results
 
 
@@ -978,14 +944,12 @@ def pose_only(data, codes):
     pose_test = pose_labels(data, data.test, names)
     size = int(torch.cat([pose, pose_test]).max()) + 1
     count = pose.bincount(minlength=size).clamp(min=1)[:, None]
-    train = []
-    test = []
+    means = []
     for values in (codes["train"].mu, codes["train"].logvar):
         total = torch.zeros(size, values.shape[1], device=values.device)
-        mean = total.index_add(0, pose, values) / count
-        train.append(mean[pose])
-        test.append(mean[pose_test])
-    return {"train": tuple(train), "test": tuple(test)}
+        means.append(total.index_add(0, pose, values) / count)
+    mu, logvar = means                                      # (poses, Z)
+    return {"train": (mu[pose], logvar[pose]), "test": (mu[pose_test], logvar[pose_test])}
 
 
 def probe_codes(run, data, codes, steps=2000):
@@ -1222,10 +1186,10 @@ def svm_scores(train, test, kernel, seed=0, points=None):
     "linear" or "rbf"; points: use so many seeded training rows, since the time grows with their
     square.
 
-    Returns plain numbers on test: accuracy; precision, recall and f1, a list over classes, 0 where
-    undefined; macro, the means of these three over the classes; confusion, counts, one row per true
-    class."""
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+    Returns plain numbers on test: accuracy; classes: scikit-learn's classification_report, of each
+    class (by its number as text) and of the "macro avg" {precision, recall, f1-score, support};
+    confusion: counts, one row per true class."""
+    from sklearn.metrics import classification_report, confusion_matrix
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
@@ -1238,11 +1202,9 @@ def svm_scores(train, test, kernel, seed=0, points=None):
     svm = make_pipeline(StandardScaler(), SVC(kernel=kernel, cache_size=1000))
     predicted = svm.fit(x, y).predict(x_test.cpu().numpy())
     labels = range(int(max(y.max(), y_test.max())) + 1)
-    precision, recall, f1, _ = precision_recall_fscore_support(y_test, predicted, labels=labels,
-                                                               zero_division=0)
-    return {"accuracy": float((predicted == y_test).mean()), "precision": precision.tolist(),
-            "recall": recall.tolist(), "f1": f1.tolist(),
-            "macro": [float(precision.mean()), float(recall.mean()), float(f1.mean())],
+    classes = classification_report(y_test, predicted, labels=labels, output_dict=True,
+                                    zero_division=0)
+    return {"accuracy": float((predicted == y_test).mean()), "classes": classes,
             "confusion": confusion_matrix(y_test, predicted, labels=labels).tolist()}
 
 
@@ -1252,12 +1214,14 @@ def svm_report(run, name, train, test, points=None):
     linear = svm_scores(train, test, "linear", run.args.seed, points)
     rbf = svm_scores(train, test, "rbf", run.args.seed, points)
     rows = []
-    for k in range(len(linear["f1"])):
-        cells = [run.classes[k]]
+    for k, title in enumerate([*run.classes, "macro average"]):
+        key = str(k) if k < len(run.classes) else "macro avg"
+        cells = [title]
         for scores in (linear, rbf):
-            cells += [percent(scores[key][k]) for key in ("precision", "recall", "f1")]
+            of_class = scores["classes"][key]
+            cells += [percent(of_class["precision"]), percent(of_class["recall"]),
+                      percent(of_class["f1-score"])]
         rows.append(cells)
-    rows.append(["macro average", *map(percent, linear["macro"] + rbf["macro"])])
     run.table(f"SVM on the codes of {name}", ("class", "linear: precision", "recall", "F1",
                                               "RBF: precision", "recall", "F1"), rows,
               f"Accuracy on test images: {percent(linear['accuracy'])} with a linear kernel, "
@@ -1297,31 +1261,22 @@ def code_map(run, codes, y, points):
     """Adds the figure of at most `points` codes coloured by class to the report; returns {title:
     `neighbour_accuracy` of what is drawn}.
 
-    codes: {title: (N, Z)} of one Z, y (N,). Named "plane" and drawn as they are if Z is 2, or as a
-    strip if Z is 1; else "tsne"."""
+    codes: {title: (N, Z)} of one Z, y (N,). Named "plane" and drawn as they are if Z is 2, else
+    "tsne"."""
     seed = run.args.seed
     idx = random_subset(len(y), points, seed, y.device)
     panels = {}
     accuracies = {}
     parts = []
-    name, what, axes_names = ("tsne", "t-SNE of codes", None)
     for title, code in codes.items():
-        n_latents = code.shape[1]
-        if n_latents < 3:
-            name, what, axes_names = ("plane", "Codes", ("first latent", "second latent"))
-        if n_latents == 1:
-            axes_names = ("the only latent", "random height")
-            height = torch.rand(len(idx), 1, generator=make_rng(seed, "height"))
-            drawn = torch.cat([code[idx].cpu(), height], 1).numpy()
-        elif n_latents == 2:
-            drawn = code[idx].cpu().numpy()
-        else:
-            drawn = tsne(code[idx], seed)
-        share = neighbour_accuracy(drawn[:, :n_latents], y[idx])
-        accuracies[title] = share
+        plane = code.shape[1] == 2
+        drawn = code[idx].cpu().numpy() if plane else tsne(code[idx], seed)
+        accuracies[title] = neighbour_accuracy(drawn, y[idx])
         panels[title] = (drawn, y[idx], run.classes)
-        parts.append(f"{title} {percent(share)}" + (", classes lie apart" if share > 0.8 else
-                                                    ", classes overlap"))
+        parts.append(f"{title} {percent(accuracies[title])}")
+    name, what, axes_names = "tsne", "t-SNE of codes", None
+    if plane:
+        name, what, axes_names = "plane", "Codes", ("first latent", "second latent")
     run.figure(name, scatter(panels, seed, axes_names), f"{what} of test images, trained without "
                "labels. How often the five nearest points vote for the right class: "
                f"{'; '.join(parts)}; chance is {percent(1 / len(run.classes))}.")
@@ -1452,8 +1407,6 @@ def inception_input(images):
     """uint8 (B, 1 or 3, H, W) -> float (B, 3, 299, 299) in [-1, 1], resized to 32 x 32 first, so
     that sets of all sizes are blurred alike. Grey is copied to three channels."""
     x = images.expand(-1, 3, -1, -1).float() / 255
-    if x.device.type == "mps" and min(x.shape[2:]) > 32:    # torch 2.4 has no antialiasing there
-        return inception_input(images.cpu()).to(x.device)
     for size in (32, 299):
         x = F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False,
                           antialias=min(x.shape[2:]) > size)
@@ -1554,46 +1507,44 @@ def new_figure(width, height, panels=1, columns=3):
     return figure, axes[:panels]
 
 
-def drawable(names):
-    """Class names as a figure can show them: other alphabets as U+XXXX, at most 24 letters, all of
-    them different."""
-    results = []
-    for name in names:
-        text = ""
-        for character in str(name):
-            known = character.isprintable() and ord(character) < 256
-            text += character if known else f"U+{ord(character):04X}"
-        if len(text) > 24:
-            text = f"{text[:12]}...{text[-8:]}"
-        if text in results:
-            text = f"{text} ({len(results)})"
-        results.append(text)
-    return results
+def drawable(name):
+    """A class name as a figure can show it: at most 24 characters, \\u.... for other alphabets, and
+    no formula."""
+    name = str(name).encode("latin-1", "backslashreplace").decode("latin-1")
+    if not name.isprintable():
+        name = ascii(name)
+    if len(name) > 24:
+        name = f"{name[:12]}...{name[-8:]}"
+    return name.replace("$", "\\$")
 
 
-def grid(images, row_names=(), header=False, red=None, xlabel="", ylabel="", gap_after=(),
-         gap_below=()):
+def positions(count, size, space, gaps):
+    """Where `count` images of `size` pixels begin, `space` apart and more behind those in `gaps`;
+    and where all of them end."""
+    starts = []
+    end = space
+    for i in range(count):
+        starts.append(end)
+        end += size + space
+        if i in gaps:
+            end += 18
+    return starts, end
+
+
+def grid(images, row_names=(), red=None, xlabel="", ylabel="", gap_after=(), gap_below=()):
     """A figure of rows of images (R, C, channels, H, W) in [0, 1], with a name left of each row.
 
-    header: set the first row and column apart; red (R, C): outline these images in red; gap_after:
-    columns (numbers) after which a gap sets the rest apart, gap_below: rows, likewise."""
+    red (R, C): outline these images in red; gap_after: columns (numbers) after which a gap sets the
+    rest apart, gap_below: rows, likewise."""
     pixels = (torch.nan_to_num(images.float()).clamp(0, 1) * 255).round().byte()
     pixels = pixels.expand(-1, -1, 3, -1, -1).permute(0, 1, 3, 4, 2).cpu().numpy()
-    rows, columns, height, width, _ = pixels.shape
-    scale = max(1, round(96 / height))                      # whole pixels stay crisp
+    scale = max(1, round(96 / pixels.shape[2]))             # whole pixels stay crisp
     pixels = pixels.repeat(scale, 2).repeat(scale, 3)
-    height = height * scale
-    width = width * scale
+    rows, columns, height, width, _ = pixels.shape
     space = 6 if red is None else 14
-    tops = [space]
-    for i in range(1, rows):
-        apart = (header and i == 1) or i - 1 in gap_below
-        tops.append(tops[-1] + height + space + (18 if apart else 0))
-    lefts = [space]
-    for j in range(1, columns):
-        apart = (header and j == 1) or j - 1 in gap_after
-        lefts.append(lefts[-1] + width + space + (18 if apart else 0))
-    sheet = np.full((tops[-1] + height + space, lefts[-1] + width + space, 3), 255, np.uint8)
+    tops, sheet_height = positions(rows, height, space, gap_below)
+    lefts, sheet_width = positions(columns, width, space, gap_after)
+    sheet = np.full((sheet_height, sheet_width, 3), 255, np.uint8)
     for i, top in enumerate(tops):
         for j, left in enumerate(lefts):
             if red is not None and red[i, j]:
@@ -1603,14 +1554,13 @@ def grid(images, row_names=(), header=False, red=None, xlabel="", ylabel="", gap
     for name in row_names:
         longest = max(longest, *[len(line) for line in name.split("\n")])
     margin = 0.3 + 0.1 * longest + (0.2 if ylabel else 0)
-    figure, (axis,) = new_figure(sheet.shape[1] / 160 + margin, sheet.shape[0] / 160 + 0.3)
+    figure, (axis,) = new_figure(sheet_width / 160 + margin, sheet_height / 160 + 0.3)
     axis.imshow(sheet, interpolation="nearest")
     axis.set_anchor("E")                                    # the room that is left goes to names
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0, labelsize=9)
     axis.set_xticks([])
-    middles = [top + height / 2 for top in tops]
-    axis.set_yticks(middles[:len(row_names)], row_names)
+    axis.set_yticks([top + height / 2 for top in tops[:len(row_names)]], row_names)
     axis.xaxis.set_label_position("top")
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
@@ -1623,8 +1573,8 @@ def swap_grid(dec, s_images, s, z_images, z):
     swapped = decode(dec, z.repeat_interleave(len(s), 0), s.repeat(len(z), 1))
     body = torch.cat([z_images[:, None], swapped.unflatten(0, (len(z), len(s)))], 1)
     top = torch.cat([torch.ones_like(z_images[:1]), s_images])[None]
-    return grid(torch.cat([top, body]), header=True, xlabel="s from the first row",
-                ylabel="z from the first column")
+    return grid(torch.cat([top, body]), xlabel="s from the first row",
+                ylabel="z from the first column", gap_after=(0,), gap_below=(0,))
 
 
 def curves(history, panels, chance=None):
@@ -1673,12 +1623,11 @@ def scatter(panels, seed=0, axes_names=None):
             order = torch.randperm(len(present), generator=torch.Generator().manual_seed(seed))
             present = present[order[:12]].sort().values
             axis.scatter(points[:, 0], points[:, 1], s=4, color="#cccccc", linewidths=0)
-            size = 22
-        labels = drawable([names[c] for c in present.tolist()])
         for k, c in enumerate(present.tolist()):
             mine = points[(y == c).numpy()]
+            label = f" {drawable(names[c])}"                # a leading _ would hide it
             axis.scatter(mine[:, 0], mine[:, 1], s=size, color=COLOURS[k], marker=MARKERS[k % 4],
-                         linewidths=0, label=f" {labels[k]}")   # a leading _ would hide it
+                         linewidths=0, label=label)
         axis.set_title(title, fontsize=10)
         if axes_names is None:
             axis.set_xticks([])
@@ -1686,40 +1635,25 @@ def scatter(panels, seed=0, axes_names=None):
         else:
             axis.set_xlabel(axes_names[0])
             axis.set_ylabel(axes_names[1])
-        legend = axis.legend(fontsize=7, frameon=False, loc="center left",
-                             bbox_to_anchor=(1, 0.5), markerscale=1.5)
-        for text in legend.get_texts():
-            text.set_parse_math(False)                      # a class may be called $x_1
+        axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5),
+                    markerscale=1.5)
     return figure
 
 
 def confusion(panels, names):
-    """Counts and shares of the row, one panel for each {title: matrix (K, K) of counts}, rows the
-    true class; K names.
-
-    With more than 20 classes the 20 with the most mistakes, by and for them, are shown."""
-    side = 0.42 * min(len(names), 20)
+    """Confusion matrices by scikit-learn, one panel for each {title: matrix (K, K) of counts}, rows
+    the true class; K names. With more than 20 classes shades take the place of the counts."""
+    from sklearn.metrics import ConfusionMatrixDisplay
+    labels = [drawable(name) for name in names]
+    small = len(names) <= 20
+    side = 0.42 * len(names) if small else 8.4
     figure, axes = new_figure(side + 2, side + 1.6, len(panels))
     for axis, (title, matrix) in zip(axes, panels.items()):
-        counts = np.asarray(matrix)
-        shares = counts / counts.sum(1, keepdims=True).clip(1)
-        wrong = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
-        drawn = np.sort(np.argsort(-wrong, kind="stable")[:20])
-        axis.imshow(shares[np.ix_(drawn, drawn)], cmap="Blues", vmin=0, vmax=1)
-        for i, row in enumerate(drawn):
-            for j, column in enumerate(drawn):
-                if counts[row, column]:
-                    share = shares[row, column]
-                    axis.text(j, i, f"{counts[row, column]:,}\n{100 * share:.0f} %", ha="center",
-                              va="center", fontsize=6, color="white" if share > 0.5 else "black")
-        labels = drawable([names[k] for k in drawn])
-        axis.set_xticks(range(len(drawn)), labels, rotation=90, fontsize=7)
-        axis.set_yticks(range(len(drawn)), labels, fontsize=7)
+        display = ConfusionMatrixDisplay(np.asarray(matrix), display_labels=labels)
+        display.plot(ax=axis, cmap="Blues", colorbar=False, xticks_rotation="vertical",
+                     include_values=small, text_kw={"fontsize": 7})
+        axis.tick_params(labelsize=7 if small else 5)
         axis.set_title(title, fontsize=10)
-        axis.set_xlabel("predicted class")
-        axis.set_ylabel("true class")
-        for text in axis.get_xticklabels() + axis.get_yticklabels():
-            text.set_parse_math(False)
     return figure
 
 
@@ -1755,32 +1689,29 @@ def draw_swap_grids(run, data, codes, dec):
 def draw_interpolations(run, data, code, dec, net):
     """The figures interpolation_1 to 3: for three pairs of test images straight lines in s, in z
     and in both, with a note per pair on what the classifier `net` (None: no note) predicts."""
-    y = data.test.y
-    idx = pick(y, 6, run.args.seed + 2).repeat(6)[:6].tolist()
+    test = data.test
+    idx = pick(test.y, 6, run.args.seed + 2).repeat(6)[:6]
     t = torch.linspace(0, 1, 8, device=run.device)[:, None]
     for k in range(3):
         a = idx[2 * k]
         b = idx[2 * k + 1]
         s_line = (1 - t) * code.s[a] + t * code.s[b]        # (8, S)
         z_line = (1 - t) * code.mu[a] + t * code.mu[b]      # (8, Z)
-        s_start = code.s[a].expand(8, -1)
-        z_start = code.mu[a].expand(8, -1)
-        along_s = dec(z_start, s_line)                      # (8, C, H, W)
-        along_z = dec(z_line, s_start)
-        both = dec(z_line, s_line)
-        rows = torch.stack([along_s, along_z, both])
-        first = data.test.images(torch.tensor([a], device=run.device)).expand(3, -1, -1, -1)
-        last = data.test.images(torch.tensor([b], device=run.device)).expand(3, -1, -1, -1)
-        rows = torch.cat([first[:, None], rows, last[:, None]], 1)
-        figure = grid(rows, ["only s", "only z", "both"], gap_after=(0, 8),
-                      xlabel="first image, line between the codes, second image")
+        along_s = dec(code.mu[a].expand(8, -1), s_line)     # (8, C, H, W)
+        along_z = dec(z_line, code.s[a].expand(8, -1))
+        lines = torch.stack([along_s, along_z, dec(z_line, s_line)])
+        first = test.images(a).expand(3, 1, -1, -1, -1)
+        last = test.images(b).expand(3, 1, -1, -1, -1)
+        figure = grid(torch.cat([first, lines, last], 1), ["only s", "only z", "both"],
+                      gap_after=(0, 8), xlabel="first image, line between the codes, second image")
         run.figure(f"interpolation_{k + 1}", figure, "Two test images at the ends, between them "
                    "their codes on a straight line. Only s: the class should change and the pose "
                    "stay; only z: the other way round.")
         if net is not None:
-            pair = f"{data.classes[int(y[a])]} to {data.classes[int(y[b])]}"
+            pair = f"{data.classes[int(test.y[a])]} to {data.classes[int(test.y[b])]}"
             run.note(f"Interpolation {k + 1} ({pair}): "
-                     + interpolation_note(net.predict(along_s), net.predict(along_z), y[a], y[b]))
+                     + interpolation_note(net.predict(along_s), net.predict(along_z), test.y[a],
+                                          test.y[b]))
 
 
 def interpolation_note(along_s, along_z, first, second):
@@ -1789,18 +1720,17 @@ def interpolation_note(along_s, along_z, first, second):
     if along_s[0] != first:
         return ("the classifier does not recognize the first image's class in its reconstruction, "
                 "so the lines show nothing.")
-    n = len(along_s)
     changed = (along_s != first).nonzero()
-    sentence = "along s the class never changes, so s does not decide it here"
+    sentence = "along s the class never changes, so s does not decide it here; "
     if len(changed) > 0:
         end = "ends" if along_s[-1] == second else "does not end"
-        sentence = (f"along s the class changes at step {int(changed[0]) + 1} of {n} and {end} as "
-                    "the second image's")
+        sentence = (f"along s the class changes at step {int(changed[0]) + 1} of {len(along_s)} "
+                    f"and {end} as the second image's; ")
     kept = int((along_z == first).sum())
-    if kept == n:
-        return sentence + "; along z it stays the same, so z does not carry the class."
-    return sentence + (f"; along z it stays in {kept} of {n} steps, so there the image is blurred "
-                       "or z carries part of the class.")
+    sentence += f"along z it stays in {kept} of {len(along_z)} steps, "
+    if kept == len(along_z):
+        return sentence + "so z does not carry the class."
+    return sentence + "so there the image is blurred or z carries part of the class."
 
 
 def draw_tsne(run, data, code, points):
@@ -1832,9 +1762,10 @@ def draw_tsne(run, data, code, points):
 # %% python eval.py fid A B
 
 
-def load_side(name, data_dir, channels, size):
-    """One side of the comparison, uint8 (N, channels, size, size): the test images of a set, or all
-    images below a folder. Raises DataError if there are none, or for colour beside a grey set."""
+def read_side(name, data_dir, shape):
+    """One side of the comparison, uint8 (N, *shape): the test images of a set, or all images below
+    a folder. Raises DataError if there are none, or for colour beside a grey set."""
+    channels, size, _ = shape
     if name.partition(":")[0] in SETS:
         x = load_data(name, data_dir, size).test.x
         if x.shape[1] > channels:
@@ -1852,26 +1783,17 @@ def load_side(name, data_dir, channels, size):
 def compare(a, b, features="lenet", data_dir="data", device="auto"):
     """Prints the Frechet distance of the images `a` from the reference `b`, each a set's name or a
     folder. The features of a LeNet need a set as reference, on which it is trained."""
-    device = find_device(device)
-    reference = None
-    channels, size = 3, 64                                  # of two folders
     if b.partition(":")[0] in SETS:
-        reference = load_data(b, data_dir).to(device)
-        channels, size, _ = reference.shape
+        reference = load_data(b, data_dir)
     elif features == "lenet":
         raise DataError(f"{b} is not a set of data.py, whose LeNet could give the features: put a "
                         "set second, or use --features inception.")
-    images = load_side(a, data_dir, channels, size)
-    if reference is None:
-        second = load_side(b, data_dir, channels, size)
-        need_images(features, {f"images of {a}": len(images), f"images of {b}": len(second)})
-        measure, name = extractor(features, None, data_dir, device)
-        mean, cov = measure(second)
-        distance = frechet(*measure(images), mean, cov)
-        result = {"features": name, "value": distance, "relative": distance / cov.trace().item(),
-                  "floor": None}
     else:
-        result = fid(features, reference, data_dir, images)
+        x = read_side(b, data_dir, (3, 64, 64))
+        split = Split(x, torch.zeros(len(x), dtype=torch.int64))
+        reference = Dataset(b, ["an image"], split, None, split)
+    images = read_side(a, data_dir, reference.shape)
+    result = fid(features, reference.to(find_device(device)), data_dir, images)
     print(f"images    {len(images):,} of {a}")
     print(f"features  {result['features']}")
     print(f"floor     {shown(result['floor'])} (as many train images of the reference)")
@@ -1882,58 +1804,56 @@ def compare(a, b, features="lenet", data_dir="data", device="auto"):
 # %% python eval.py table DIR
 
 
-def cell(text):
-    """A text inside a Markdown table."""
-    return str(text).replace("|", "\\|").replace("\n", " ")
-
-
 def table(folder):
     """Markdown tables, one per script, of all files *results.json below `folder` that have a
     `summary`, {label with unit: number}: one row per command, with mean ± standard deviation over
     runs that differ in their seed only, and the time of the first of them. Raises DataError if
     there are none or one is damaged."""
-    runs = {}
+    runs = {}                                               # {script: {command, ...: [results]}}
     for path in sorted(Path(folder).rglob("*results.json")):
         try:
             run = json.loads(path.read_text(encoding="utf-8"))
             if run.get("summary") is None:
                 continue
-            command = re.sub(r" --seed[ =]\d+", "", run["command"])
-            row = {key: run[key] for key in ("script", "summary", "paper", "epochs", "seconds",
-                                             "device", "threads", "seed")}
-            row["summary"] = {label: float(value) for label, value in row["summary"].items()
+            row = {key: run[key] for key in ("seed", "seconds", "threads", "paper")}
+            row["summary"] = {label: float(value) for label, value in run["summary"].items()
                               if value is not None}
+            command = re.sub(r" --seed[ =]\d+", "", run["command"])
+            key = (command, run["device"], run["epochs"])
+            runs.setdefault(run["script"], {}).setdefault(key, []).append(row)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise DataError(f"{path} is damaged or not a results.json of these scripts.") from None
-        key = (run["script"], command, run["device"], run["epochs"])
-        runs.setdefault(key, []).append(row)
     if not runs:
         raise DataError(f"{folder} holds no results.json with a summary.")
     lines = []
-    heading = None
-    for key in sorted(runs):
-        script, command, device, epochs = key
-        if script != heading:
-            heading = script
-            lines += ["", f"## {script}.py", "", "| command | paper | ours | epochs, time, "
-                      "hardware, seeds |", "| --- | --- | --- | --- |"]
-        rows = sorted(runs[key], key=lambda row: row["seed"])
-        ours = []
-        for label in rows[0]["summary"]:
-            values = [row["summary"][label] for row in rows if label in row["summary"]]
-            text = f"{label}: {np.mean(values):.4g}"
-            if len(values) > 1:
-                text += f" ± {np.std(values, ddof=1):.2g}"
-            ours.append(text)
-        seconds = rows[0]["seconds"]
-        time_text = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
-        seeds = ", ".join(str(row["seed"]) for row in rows)
-        seeds = f"seed {seeds}" if len(rows) == 1 else f"seeds {seeds}"
-        threads = "1 thread" if rows[0]["threads"] == 1 else f"{rows[0]['threads']} threads"
-        paper = rows[0]["paper"] or "–"
-        lines.append(f"| `{cell(command)}` | {cell(paper)} | {cell('; '.join(ours))} | {epochs} "
-                     f"epochs, {time_text}, {cell(device)}, {threads}, {seeds} |")
+    for script in sorted(runs):
+        lines += [f"## {script}.py", "", "| command | paper | ours | epochs, time, hardware, seeds "
+                  "|", "| --- | --- | --- | --- |"]
+        for key in sorted(runs[script]):
+            rows = sorted(runs[script][key], key=lambda row: row["seed"])
+            cells = table_row(*key, rows)
+            cells = [cell.replace("|", "\\|").replace("\n", " ") for cell in cells]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
     return "\n".join(lines).strip()
+
+
+def table_row(command, device, epochs, rows):
+    """The cells of one row: command, paper, ours, hardware; rows: what `table` read of each
+    seed."""
+    first = rows[0]
+    ours = []
+    for label in first["summary"]:
+        values = [row["summary"][label] for row in rows if label in row["summary"]]
+        spread = f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
+        ours.append(f"{label}: {np.mean(values):.4g}{spread}")
+    seconds = first["seconds"]
+    duration = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+    threads = "1 thread" if first["threads"] == 1 else f"{first['threads']} threads"
+    seeds = ", ".join(str(row["seed"]) for row in rows)
+    seeds = f"seed {seeds}" if len(rows) == 1 else f"seeds {seeds}"
+    return [f"`{command}`", first["paper"] or "–", "; ".join(ours),
+            f"{epochs} epochs, {duration}, {device}, {threads}, {seeds}"]
 
 
 # %% python eval.py notebook RUN...

@@ -162,8 +162,8 @@ FACTORS = {"yaleb": {"azimuth", "elevation"}, "sprites2015": {"action", "directi
 INSIDE = {  # keys of what results.json holds by these names
     "fid": "value spread relative floor features n",
     "nll": "nats bits_per_dim n stderr ess",
-    "svm_linear": "accuracy precision recall f1 macro confusion",
-    "svm_rbf": "accuracy precision recall f1 macro confusion",
+    "svm_linear": "accuracy classes confusion",
+    "svm_rbf": "accuracy classes confusion",
 }
 TINY = {name: row.tiny.split() for name, row in SCRIPTS.items()}
 
