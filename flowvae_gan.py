@@ -97,19 +97,17 @@ class Decoder(nn.Module):
     def __init__(self, shape, width, z_dim):
         super().__init__()
         channels, size, _ = shape
-        sizes = [size]
-        while sizes[-1] > 4:                                # 28, 14, 7, 3
+        sizes = [size]                                      # 28, 14, 7, 3
+        maps = [channels]                                   # 1, 32, 64, 128
+        while sizes[-1] > 4:
+            maps.append(width * 2**(len(maps) - 1))
             sizes.append(sizes[-1] // 2)
-        maps = width * 2**(len(sizes) - 2)
-        size = sizes.pop()
-        layers = [nn.Unflatten(1, (-1, 1, 1)), nn.ConvTranspose2d(z_dim, maps, size, bias=False)]
-        while sizes:                                        # (B, 128, 3, 3), (B, 64, 7, 7), ...
-            target = sizes.pop()
-            maps_out = maps // 2 if sizes else channels
-            layers += [nn.BatchNorm2d(maps), nn.ReLU(),
-                       nn.ConvTranspose2d(maps, maps_out, 4, 2, 1, target - 2 * size, bias=False)]
-            maps = maps_out
-            size = target
+        layers = [nn.Unflatten(1, (-1, 1, 1)),
+                  nn.ConvTranspose2d(z_dim, maps[-1], sizes[-1], bias=False)]   # (B, 128, 3, 3)
+        for i in reversed(range(len(sizes) - 1)):           # (B, 64, 7, 7), (B, 32, 14, 14), ...
+            padding = sizes[i] - 2 * sizes[i + 1]
+            layers += [nn.BatchNorm2d(maps[i + 1]), nn.ReLU(),
+                       nn.ConvTranspose2d(maps[i + 1], maps[i], 4, 2, 1, padding, bias=False)]
         self.net = nn.Sequential(*layers).apply(dcgan_init)
         self.bias = nn.Parameter(torch.zeros(shape))        # training starts it at the mean image
         self.log_scale = nn.Parameter(torch.full((channels, 1, 1), -3.0))       # of the logistics
@@ -162,36 +160,24 @@ class RealNVP(nn.Module):
         return log_normal + log_det
 
 
-def model_names(args):
-    """The models to train, in the order of NAMES. A flow that is fitted after needs the VAE."""
-    wanted = set(args["model"])
-    if "flow" in wanted:
-        wanted.update("flow_" + fit for fit in args["flow_fit"])
-    if "flow_after" in wanted:
-        wanted.add("vae")
-    return [name for name in NAMES if name in wanted]
-
-
 def build(shape, args):
     """{"vae": {"enc", "dec"}, "flow_joint": {"enc", "dec", "flow"}, "flow_after": {"flow"}, "gan":
-    {"gen", "disc"}} for images of `shape` (C, H, W), without the models that are not trained. Both
-    VAEs start from the same weights."""
-    width = args["width"]
-    z_dim = args["z_dim"]
+    {"gen", "disc"}} for images of `shape` (C, H, W). Both VAEs start from the same weights."""
+    sizes = (shape, args["width"], args["z_dim"])
     models = {}
-    for model in model_names(args):
+    for model in NAMES:
         with torch.random.fork_rng(devices=[]):             # leaves a notebook's generator alone
             torch.manual_seed(args["seed"])
             nets = {}
-            if model == "gan":
-                nets["gen"] = Decoder(shape, width, z_dim)
-                nets["disc"] = Discriminator(shape, width, z_dim)
-            elif model != "flow_after":
-                nets["enc"] = Encoder(shape, width, z_dim)
-                nets["dec"] = Decoder(shape, width, z_dim)
+            if model in ("vae", "flow_joint"):
+                nets["enc"] = Encoder(*sizes)
+                nets["dec"] = Decoder(*sizes)
             if model in ("flow_joint", "flow_after"):
-                nets["flow"] = RealNVP(z_dim, args["couplings"])
-            models[model] = nets
+                nets["flow"] = RealNVP(args["z_dim"], args["couplings"])
+            if model == "gan":
+                nets["gen"] = Decoder(*sizes)
+                nets["disc"] = Discriminator(*sizes)
+        models[model] = nets
     return models
 
 
@@ -214,12 +200,6 @@ def kl_to_flow(mu, logvar, z, flow):
     return -0.5 * (1 + math.log(2 * math.pi) + logvar).sum(1) - flow.log_prob(z)
 
 
-def bernoulli_log_likelihood(x, logits):
-    """log p(x|z) in nats, (...) of pixels x in [0, 1] and logits, both (..., C, H, W)."""
-    bce = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none")
-    return -bce.flatten(-3).sum(-1)
-
-
 def logistic_log_likelihood(x, logits, log_scale):
     """log p(x|z) in nats, (...) of x (..., C, H, W), whole multiples of 1/255, under logistics with
     mean sigmoid(logits), cut into 256 bins around those; the outer two reach to infinity.
@@ -237,10 +217,11 @@ def logistic_log_likelihood(x, logits, log_scale):
 
 
 def log_likelihood(dec, x, logits, likelihood):
-    """log p(x|z) in nats, (...), of pixels that are "bernoulli" or "logistic"."""
-    if likelihood == "bernoulli":
-        return bernoulli_log_likelihood(x, logits)
-    return logistic_log_likelihood(x, logits, dec.log_scale)
+    """log p(x|z) in nats, (...) of x in [0, 1] and logits, both (..., C, H, W)."""
+    if likelihood == "logistic":
+        return logistic_log_likelihood(x, logits, dec.log_scale)
+    bce = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none")
+    return -bce.flatten(-3).sum(-1)
 
 
 def vae_losses(enc, dec, flow, x, noise, likelihood, autocast):
@@ -286,20 +267,21 @@ def measured_split(split, args):
     return Split(torch.cat(parts).byte(), split.y, split.factors)
 
 
-def start_at_mean_image(dec, split):
-    """Sets the output bias of a decoder or generator."""
-    dec.bias.data = split.mean_image().clamp(0.001, 0.999).logit()
+def draw(dec, flow, u):
+    """Images (N, C, H, W) of draws u (N, Z) from N(0, I), through the flow unless it is None."""
+    z = u
+    if flow is not None:
+        z = flow.inverse(u)
+    return decode(dec, z).sigmoid()
 
 
+@torch.no_grad()
 def snapshot(run, model, epoch, dec, flow=None):
     """Keeps ten samples of the first and of every tenth epoch, from the same draws of N(0, I)."""
     if epoch == 0 or (epoch + 1) % 10 == 0:
         rng = make_rng(run.args.seed, "snapshot")
         u = torch.randn(10, run.args.z_dim, generator=rng).to(run.device)
-        with torch.no_grad():
-            if flow is not None:
-                u = flow.inverse(u)
-            run.kept[f"{NAMES[model]}, epoch {epoch + 1}"] = dec(u).sigmoid()
+        run.kept[f"{NAMES[model]}, epoch {epoch + 1}"] = draw(dec, flow, u).cpu()
 
 
 @torch.no_grad()
@@ -321,24 +303,21 @@ def train_vae(run, data, model):
     args = run.args
     device = run.device
     nets = build(run.shape, vars(args))[model]
-    weights = []
-    for net in nets.values():
-        weights += net.to(device).parameters()
-        if args.compile and net is not nets.get("flow"):    # of which other methods are called
-            net.compile()
+    modules = nn.ModuleDict(nets).to(device)
     enc = nets["enc"]
     dec = nets["dec"]
     flow = nets.get("flow")
-    start_at_mean_image(dec, data.train)
+    if args.compile:                                        # not the flow: log_prob is called
+        enc.compile()
+        dec.compile()
+    dec.bias.data = data.train.mean_image().clamp(0.001, 0.999).logit()
     val = measured_split(data.val, args)
-    opt = torch.optim.Adam(weights, lr=args.lr, fused=device.type != "mps")
+    opt = torch.optim.Adam(modules.parameters(), lr=args.lr, fused=device.type != "mps")
     rng = make_rng(args.seed, "training", device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp, cache_enabled=False)
-    batch_size = min(args.batch_size, len(data.train))
     for epoch in range(run.resume(model, **nets, opt=opt, rng=rng), args.epochs):
-        for net in nets.values():
-            net.train()
-        for step, idx in enumerate(batches(data.train, batch_size, rng)):
+        modules.train()
+        for step, idx in enumerate(batches(data.train, args.batch_size, rng)):
             progress = (epoch + step / run.steps_per_epoch) / args.epochs
             set_lr(opt, args.lr * cosine(progress))
             kl_weight = 1.0
@@ -354,8 +333,7 @@ def train_vae(run, data, model):
             loss.backward()
             opt.step()
             run.track(recon=recon, kl=kl, train=recon + kl)
-        for net in nets.values():
-            net.eval()
+        modules.eval()
         snapshot(run, model, epoch, dec, flow)
         val_loss = validation_loss(nets, val, args)
         run.end_epoch(score=val_loss, val=val_loss)
@@ -366,19 +344,16 @@ def fit_flow(run, data):
     q(z|x) in each step. The best epoch has the highest likelihood of codes of validation images."""
     args = run.args
     device = run.device
-    enc = build(run.shape, vars(args))["vae"]["enc"]
-    enc.load_state_dict(run.models["vae"]["nets"]["enc"])   # of the best epoch
-    enc.to(device).eval()
+    enc = load(run.best, device)["vae"]["enc"]
     mu, logvar = encode(enc, measured_split(data.train, args))
     val_mu, val_logvar = encode(enc, measured_split(data.val, args))
-    rng = make_rng(args.seed, "training", device)
     noise = torch.randn(val_mu.shape, generator=make_rng(args.seed, "flow", device), device=device)
     val_z = val_mu + (0.5 * val_logvar).exp() * noise
     flow = build(run.shape, vars(args))["flow_after"]["flow"].to(device)
     opt = torch.optim.Adam(flow.parameters(), lr=args.lr, fused=device.type != "mps")
-    batch_size = min(args.batch_size, len(mu))
+    rng = make_rng(args.seed, "training", device)
     for epoch in range(run.resume("flow_after", flow=flow, opt=opt, rng=rng), args.epochs):
-        for step, idx in enumerate(batches(data.train, batch_size, rng)):
+        for step, idx in enumerate(batches(data.train, args.batch_size, rng)):
             set_lr(opt, args.lr * cosine((epoch + step / run.steps_per_epoch) / args.epochs))
             noise = torch.randn(len(idx), args.z_dim, generator=rng, device=device)
             loss = -flow.log_prob(mu[idx] + (0.5 * logvar[idx]).exp() * noise).mean()
@@ -396,24 +371,22 @@ def train_gan(run, data):
     args = run.args
     device = run.device
     nets = build(run.shape, vars(args))["gan"]
-    for net in nets.values():
-        net.to(device)
-        if args.compile:
-            net.compile()
-    gen = nets["gen"]
-    disc = nets["disc"]
-    start_at_mean_image(gen, data.train)
+    gen = nets["gen"].to(device)
+    disc = nets["disc"].to(device)
+    if args.compile:
+        gen.compile()
+        disc.compile()
+    gen.bias.data = data.train.mean_image().clamp(0.001, 0.999).logit()
     of_gen = list(gen.parameters())
     of_disc = list(disc.parameters())
     opt = torch.optim.Adam(of_gen + of_disc, lr=args.gan_lr, betas=(0.5, 0.999),
                            fused=device.type != "mps")
     rng = make_rng(args.seed, "training", device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp, cache_enabled=False)
-    batch_size = min(args.batch_size, len(data.train))
     for epoch in range(run.resume("gan", **nets, opt=opt, rng=rng), args.epochs):
         gen.train()
         disc.train()
-        for step, idx in enumerate(batches(data.train, batch_size, rng)):
+        for step, idx in enumerate(batches(data.train, args.batch_size, rng)):
             set_lr(opt, args.gan_lr * cosine((epoch + step / run.steps_per_epoch) / args.epochs))
             z = torch.randn(len(idx), args.z_dim, generator=rng, device=device)
             with autocast:
@@ -429,24 +402,26 @@ def train_gan(run, data):
         gen.eval()
         disc.eval()
         snapshot(run, "gan", epoch, gen)
-        with torch.no_grad():                               # what Dis remembers of train images
-            d_train = decode(disc, data.train.images(slice(len(data.val)))).sigmoid().mean().item()
-            d_val = decode(disc, data.val.images(slice(None))).sigmoid().mean().item()
+        d_train = decode(disc, data.train.images(slice(len(data.val)))).sigmoid().mean().item()
+        d_val = decode(disc, data.val.images(slice(None))).sigmoid().mean().item()
         run.end_epoch(d_train=d_train, d_val=d_val)
 
 
 def train(run, data):
-    """Trains the models one after the other. What is finished is not trained again, but a flow is
-    fitted again if its VAE trains on."""
-    if len(run.rows("vae")) < run.args.epochs:
-        run.drop("flow_after")
-    for model in model_names(vars(run.args)):
-        if model == "gan":
-            train_gan(run, data)
-        elif model == "flow_after":
-            fit_flow(run, data)
-        else:
-            train_vae(run, data, model)
+    """Trains the models one after the other, except those that are finished. A flow is fitted
+    again if its VAE trains on."""
+    models = run.args.model
+    after = "flow" in models and "after" in run.args.flow_fit
+    if "vae" in models or after:
+        if len(run.rows("vae")) < run.args.epochs:
+            run.drop("flow_after")
+        train_vae(run, data, "vae")
+    if "flow" in models and "joint" in run.args.flow_fit:
+        train_vae(run, data, "flow_joint")
+    if after:
+        fit_flow(run, data)
+    if "gan" in models:
+        train_gan(run, data)
 
 
 # %% Evaluation
@@ -474,45 +449,8 @@ def slerp(a, b, t):
     return (((1 - t) * angle).sin() * a + (t * angle).sin() * b) / angle.sin()
 
 
-@torch.no_grad()
-def measure(run, data, model, nets, net, u, shows):
-    """(samples, interpolations (12, N, C, H, W), results) of one model: decoded from the draws u of
-    N(0, I), through the flow if there is one; net: a classifier."""
-    args = run.args
-    flow = nets.get("flow")
-    if model == "gan":
-        dec = nets["gen"]
-        partner = nets["disc"]
-    else:
-        dec = nets["dec"]
-        partner = nets["enc"]
-    t = torch.linspace(0, 1, 12, device=u.device)
-    path = slerp(u[:100], u[100:200], t)                    # (12, 100, Z)
-    z = u
-    if flow is not None:
-        z = flow.inverse(u)
-        path = flow.inverse(path)
-    samples = decode(dec, z).sigmoid()
-    strip = decode(dec, path.flatten(0, 1)).sigmoid().unflatten(0, path.shape[:2])
-    steps = strip.diff(dim=0).flatten(2).norm(dim=2)        # (11, 100)
-    confidence = net(strip[1:-1].flatten(0, 1)).softmax(1).amax(1)
-    x = data.test.images(slice(None))
-    counts = net.predict(samples).bincount(minlength=len(data.classes))
-    results = {
-        "weights": n_weights(dec) + n_weights(partner),
-        "flow_weights": 0 if flow is None else n_weights(flow),
-        "seconds": sum(row["seconds"] for row in run.rows(model)),
-        "fid": fid(args.fid, data, args.data_dir, samples, args.seed, shows),
-        "variance_ratio": (samples.var(0).sum() / x.var(0).sum()).item(),
-        "class_frequencies": (counts / len(samples)).tolist(),
-        "max_step_ratio": (steps.amax(0) / steps.mean(0).clamp(min=1e-9)).mean().item(),
-        "confidence": confidence.mean().item(), "nll": None, "test_bound": None}
-    return samples, strip, results
-
-
-@torch.no_grad()
-def measure_likelihood(run, test, nets, idx, results):
-    """Adds the bound on all test images and the NLL of the images idx; returns their log p (n,)."""
+def measure_likelihood(run, test, nets, idx):
+    """log p (n,) of the test images idx in nats, and the NLL: {nats, stderr, bits_per_dim, ...}."""
     args = run.args
     dec = nets["dec"]
     mu, logvar = encode(nets["enc"], test)
@@ -520,86 +458,73 @@ def measure_likelihood(run, test, nets, idx, results):
         test.images(idx), mu[idx], logvar[idx],
         lambda x, z: log_likelihood(dec, x, dec(z), args.likelihood), args.nll_k, args.seed,
         nets.get("flow"))
-    results["test_bound"] = validation_loss(nets, test, args)
-    results["nll"] = {**mean_nats(-log_p, math.prod(run.shape)), "k": args.nll_k,
-                      "ess": sizes.mean().item()}
-    return log_p
+    return log_p, {**mean_nats(-log_p, math.prod(run.shape)), "ess": sizes.mean().item()}
 
 
 def report_curves(run):
-    """The learning curves with a verdict on each model."""
-    panels = {"bound, nats per image": {
-        "VAE, train": ("vae", "train"), "VAE, validation": ("vae", "val"),
-        "joint flow, train": ("flow_joint", "train"),
-        "joint flow, validation": ("flow_joint", "val")},
-        "KL, nats per image": {"VAE": ("vae", "kl"), "joint flow": ("flow_joint", "kl")},
-        "-log p(z), nats": {"flow fitted after, train": ("flow_after", "train"),
-                            "flow fitted after, validation": ("flow_after", "val")},
-        "losses of the GAN, nats": {"Gen": ("gan", "loss_gen"), "Dis": ("gan", "loss_disc")},
-        "probability that Dis assigns": {
-            "real images": ("gan", "d_real"), "samples": ("gan", "d_fake")},
-        "the same, after the epoch": {
-            "train images": ("gan", "d_train"), "validation images": ("gan", "d_val")}}
+    """The learning curves, and a verdict on each model."""
+    panels = {}
+    for model in ("vae", "flow_joint", "flow_after"):
+        lines = {"train": (model, "train"), "validation": (model, "val")}
+        panels[f"{NAMES[model]}: loss, nats"] = lines
+        run.report_curve(f"{NAMES[model]}: the loss", "train", "val", model)
+    panels["KL, nats"] = {"VAE": ("vae", "kl"), "joint flow": ("flow_joint", "kl")}
+    panels["GAN: losses, nats"] = {"Gen": ("gan", "loss_gen"), "Dis": ("gan", "loss_disc")}
+    panels["probability that Dis assigns"] = {
+        "real images": ("gan", "d_real"), "samples": ("gan", "d_fake"),
+        "train, after the epoch": ("gan", "d_train"), "validation, after it": ("gan", "d_val")}
     run.figure("curves", curves(run.history, panels), "Validation that rises above train is "
                "overfitting. The losses of a GAN do not measure its images.")
-    for model in ("vae", "flow_joint", "flow_after"):
-        run.report_curve(f"{NAMES[model]}: the loss", "train", "val", model)
     rows = run.rows("gan")
     if rows:
         last = rows[-1]
-        won = last["d_real"] > 0.95 * run.args.real_label and last["d_fake"] < 0.05
-        run.note(f"GAN: Dis assigns {percent(rows[0]['d_real'])} to real images and "
-                 f"{percent(rows[0]['d_fake'])} to samples in the first epoch, "
-                 f"{percent(last['d_real'])} and {percent(last['d_fake'])} in the last: "
-                 + ("it has won and teaches Gen little." if won else "neither side has won.")
-                 + f" At the end it assigns {percent(last['d_train'])} to train images and "
-                 f"{percent(last['d_val'])} to new ones.")
+        verdict = "neither side has won"
+        if last["d_real"] > 0.95 * run.args.real_label and last["d_fake"] < 0.05:
+            verdict = "Dis has won and teaches Gen little"
+        run.note(f"GAN: in the last epoch Dis assigns {percent(last['d_real'])} to real images and "
+                 f"{percent(last['d_fake'])} to samples: {verdict}. After it Dis assigns "
+                 f"{percent(last['d_train'])} to train images and {percent(last['d_val'])} to "
+                 "validation images.")
 
 
-def report_models(run, data, results, models):
-    """One table of all models, and what its numbers mean."""
+def report_models(run, results):
+    """One table of all models, and a comparison in words. Returns the summary."""
     args = run.args
     rows = []
-    for model in models:
-        r = results[model]
-        nll = r["nll"] or {"nats": None, "stderr": None, "bits_per_dim": None}
-        distance = r["fid"]["value"] if r["fid"] else None
-        rows.append((NAMES[model], distance, nll["nats"], nll["stderr"], nll["bits_per_dim"],
-                     r["test_bound"], r["weights"], r["flow_weights"], round(r["seconds"])))
-    pixels = "logistics in 256 bins" if args.likelihood == "logistic" else "Bernoullis"
-    floor = results[models[0]]["fid"]
-    run.table("Comparison", ("model", "Frechet distance", "NLL, nats", "standard error",
-                             "bits/dim", "bound, nats", "weights", "of the flow", "seconds"), rows,
-              f"Likelihood of pixels as {pixels}{', drawn as 0 or 1' if args.binarize else ''}; "
-              f"NLL with {args.nll_k:,} samples of z on {args.nll_n:,} test images, bound with one "
-              "on all of them." + (f" Floor of the distance: {floor['floor']:.1f} (as many train "
-                                   "images)." if floor else ""))
+    distances = {}
+    summary = {}
+    for model, r in results.items():
+        name = NAMES[model]
+        nll = {}
+        if r["nll"] is not None:
+            nll = r["nll"]
+            summary[f"{name} NLL in nats"] = nll["nats"]
+        if r["fid"] is not None:
+            distances[name] = r["fid"]["value"]
+            summary[f"{name} distance"] = r["fid"]["value"]
+            floor = r["fid"]["floor"]
+        rows.append((name, distances.get(name), nll.get("nats"), nll.get("stderr"),
+                     nll.get("bits_per_dim"), r["weights"], r["flow_weights"],
+                     round(r["seconds"])))
+        if "gain" in r:
+            run.note(f"The {name} changes the NLL of the same images by {-r['gain']['nats']:+.2f} "
+                     f"± {r['gain']['stderr']:.2f} nats against N(0, I) (error over images, not "
+                     "over seeds): a negative number means a better prior.")
+    pixels = "drawn as 0 or 1" if args.binarize else "as they are"
+    run.table("Comparison", ("model", "Frechet distance", "NLL, nats", "standard error", "bits/dim",
+                             "weights", "of the flow", "seconds"), rows,
+              f"NLL: {args.likelihood}, pixels {pixels}, {args.nll_k:,} samples of z, at most "
+              f"{args.nll_n:,} test images.")
     run.table("Objectives", ("model", "parts", "minimized, in nats per image"), OBJECTIVES)
-    if floor:
-        order = sorted(models, key=lambda model: results[model]["fid"]["value"])
-        ranking = ", ".join(f"{NAMES[model]} {results[model]['fid']['value']:.1f}"
-                            for model in order)
-        run.note(f"Samples, the nearest to real images first (Frechet distance): {ranking}.")
-    for model in ("flow_joint", "flow_after"):
-        if results[model] and results["vae"]:
-            gain = results[model]["gain"]
-            run.note(f"The {NAMES[model]} changes the NLL of the same images by "
-                     f"{-gain['nats']:+.2f} ± {gain['stderr']:.2f} nats against N(0, I) (error "
-                     "over images, not over seeds): a negative number means a better prior.")
-    clear = max(models, key=lambda model: results[model]["confidence"])
-    even = min(models, key=lambda model: results[model]["max_step_ratio"])
-    run.note(f"Between two draws the {NAMES[clear]} shows the clearest classes (mean confidence of "
-             f"the classifier {percent(results[clear]['confidence'])}), and the {NAMES[even]} "
-             f"changes most evenly (longest step {results[even]['max_step_ratio']:.2f} times the "
-             "mean).")
-    real = (data.test.y.bincount(minlength=len(data.classes)) / len(data.test)).tolist()
-    for model in models:
-        r = results[model]
-        missing = sum(found < 0.1 * share for found, share in zip(r["class_frequencies"], real))
-        if r["variance_ratio"] < 0.3 or missing:
-            run.note(f"Samples of the {NAMES[model]} have collapsed: {missing} classes have less "
-                     "than a tenth of their share of real images, and the variance is "
-                     f"{percent(r['variance_ratio'])} of theirs.")
+    if distances:
+        order = sorted(distances, key=distances.get)
+        ranking = ", ".join(f"{name} {distances[name]:.1f}" for name in order)
+        run.note(f"Samples, the nearest to real images first: {ranking} (Frechet distance, "
+                 f"{floor:.1f} for as many train images).")
+    clear = [f"{NAMES[model]} {percent(results[model]['confidence'])}" for model in results]
+    run.note("Between two draws, the probability that the classifier assigns to its first choice, "
+             f"on average: {', '.join(clear)}. Where it is low, images mix classes.")
+    return summary
 
 
 @torch.no_grad()
@@ -610,37 +535,42 @@ def evaluate(run, data, models):
     test = measured_split(data.test, args)
     rng = make_rng(args.seed, "samples", run.device)
     u = torch.randn(n, args.z_dim, generator=rng, device=run.device)
+    path = slerp(u[:100], u[100:200], torch.linspace(0, 1, 12, device=run.device))
     idx = torch.randperm(len(test), generator=rng, device=run.device)[:args.nll_n]
-    results = dict.fromkeys(NAMES)
+    report_curves(run)
+    run.stage("classifier")
+    net, real_class_acc = classifier(data, args.data_dir, shows)
+    results = {}
+    log_p = {}
+    names = []
     sample_rows = []
     strip_rows = []
-    log_p = {}
-    summary = {}
-    run.stage("classifier")
-    net, results["real_class_acc"] = classifier(data, args.data_dir, shows)
     for model, nets in models.items():
         run.stage(f"{NAMES[model]}: samples, interpolations, likelihood")
         if model == "flow_after":
             nets = {**models["vae"], **nets}
-        samples, strip, r = measure(run, data, model, nets, net, u, shows)
-        results[model] = r
-        sample_rows.append(samples[:30].unflatten(0, (3, 10)))
-        strip_rows.append(strip[:, :3].transpose(0, 1))     # (3, 12, C, H, W)
-        if model != "gan":
-            log_p[model] = measure_likelihood(run, test, nets, idx, r)
-            summary[f"{NAMES[model]} NLL in nats"] = r["nll"]["nats"]
-        if model in ("flow_joint", "flow_after") and "vae" in models:
-            r["gain"] = mean_nats(log_p[model] - log_p["vae"])
-        if r["fid"]:
-            summary[f"{NAMES[model]} distance"] = r["fid"]["value"]
-    run.stage("figures")
-    report_curves(run)
-    names = []
-    for model in models:
+        dec = nets["gen"] if model == "gan" else nets["dec"]
+        flow = nets.get("flow")
+        samples = draw(dec, flow, u)
+        strips = draw(dec, flow, path.flatten(0, 1)).unflatten(0, (12, 100))
         names += ["", NAMES[model], ""]
+        sample_rows.append(samples[:30].unflatten(0, (3, 10)))
+        strip_rows.append(strips[:, :3].transpose(0, 1))    # (3, 12, C, H, W)
+        confidence = net(strips[1:-1].flatten(0, 1)).softmax(1).amax(1)
+        weights = {part: n_weights(nets[part]) for part in nets}
+        flow_weights = weights.pop("flow", 0)
+        results[model] = {
+            "weights": sum(weights.values()), "flow_weights": flow_weights,
+            "seconds": sum(row["seconds"] for row in run.rows(model)),
+            "fid": fid(args.fid, data, args.data_dir, samples, args.seed, shows),
+            "confidence": confidence.mean().item(), "nll": None}
+        if model != "gan":
+            log_p[model], results[model]["nll"] = measure_likelihood(run, test, nets, idx)
+        if flow is not None and "vae" in models:
+            results[model]["gain"] = mean_nats(log_p[model] - log_p["vae"])
+    run.stage("figures")
     gaps = range(2, len(names), 3)
-    snapshots = torch.stack([images.cpu() for images in run.kept.values()])
-    run.figure("learning", grid(snapshots, list(run.kept)),
+    run.figure("learning", grid(torch.stack(list(run.kept.values())), list(run.kept)),
                "The same ten draws of each model as training goes on.")
     run.figure("samples", grid(torch.cat(sample_rows), names, gap_below=gaps), "Thirty draws of "
                "each model. Are they likely images, and is every class there?")
@@ -648,9 +578,10 @@ def evaluate(run, data, models):
                                       gap_below=gaps),
                "Two draws from the prior at the ends, ten points between them: spherical, in the "
                "space where codes are N(0, I). Is every step an image, or two images in one?")
-    report_models(run, data, results, list(models))
+    summary = report_models(run, results)
     run.finish(f"VAE, flow prior and GAN on {args.data}",
-               {**results, "summary": summary, "paper": None})
+               {**dict.fromkeys(NAMES), **results, "real_class_acc": real_class_acc,
+                "summary": summary, "paper": None})
 
 
 # %% Command line
