@@ -504,17 +504,18 @@ def report_models(run, results):
             summary[f"{name} distance"] = r["fid"]["value"]
             floor = r["fid"]["floor"]
         rows.append((name, distances.get(name), nll.get("nats"), nll.get("stderr"),
-                     nll.get("bits_per_dim"), r["weights"], r["flow_weights"],
-                     round(r["seconds"])))
+                     nll.get("bits_per_dim"), r["missing_classes"], r["weights"],
+                     r["flow_weights"], round(r["seconds"])))
         if "gain" in r:
             run.note(f"The {name} changes the NLL of the same images by {-r['gain']['nats']:+.2f} "
                      f"± {r['gain']['stderr']:.2f} nats against N(0, I) (error over images, not "
                      "over seeds): a negative number means a better prior.")
     pixels = "drawn as 0 or 1" if args.binarize else "as they are"
     run.table("Comparison", ("model", "Frechet distance", "NLL, nats", "standard error", "bits/dim",
-                             "weights", "of the flow", "seconds"), rows,
+                             "missing classes", "weights", "of the flow", "seconds"), rows,
               f"NLL: {args.likelihood}, pixels {pixels}, {args.nll_k:,} samples of z, at most "
-              f"{args.nll_n:,} test images.")
+              f"{args.nll_n:,} test images. A class is missing if samples have less than a tenth "
+              "of its share of real images.")
     run.table("Objectives", ("model", "parts", "minimized, in nats per image"), OBJECTIVES)
     if distances:
         order = sorted(distances, key=distances.get)
@@ -540,6 +541,7 @@ def evaluate(run, data, models):
     report_curves(run)
     run.stage("classifier")
     net, real_class_acc = classifier(data, args.data_dir, shows)
+    share = data.test.y.bincount(minlength=len(data.classes)) / len(data.test)
     results = {}
     log_p = {}
     names = []
@@ -557,12 +559,14 @@ def evaluate(run, data, models):
         sample_rows.append(samples[:30].unflatten(0, (3, 10)))
         strip_rows.append(strips[:, :3].transpose(0, 1))    # (3, 12, C, H, W)
         confidence = net(strips[1:-1].flatten(0, 1)).softmax(1).amax(1)
+        counts = net.predict(samples).bincount(minlength=len(data.classes))
         weights = {part: n_weights(nets[part]) for part in nets}
         flow_weights = weights.pop("flow", 0)
         results[model] = {
             "weights": sum(weights.values()), "flow_weights": flow_weights,
             "seconds": sum(row["seconds"] for row in run.rows(model)),
             "fid": fid(args.fid, data, args.data_dir, samples, args.seed, shows),
+            "missing_classes": int((counts < 0.1 * n * share).sum()),
             "confidence": confidence.mean().item(), "nll": None}
         if model != "gan":
             log_p[model], results[model]["nll"] = measure_likelihood(run, test, nets, idx)
