@@ -1,25 +1,23 @@
 """VAE: Kingma and Welling, ICLR 2014, https://arxiv.org/abs/1312.6114, beside two autoencoders
 
 Input: images. Output: for each model of --model a code z per image, and a decoder that draws images
-from codes. vae is the paper's model, ae an autoencoder, nae an autoencoder whose codes have mean 0
-and variance 1. They are trained one after the other and compared.
+from codes. The models are trained one after the other and compared.
 
     vae:  L(x) = E_q(z|x)[-log p(x|z)] + beta KL(q(z|x) || N(0, I)), q(z|x) = N(mu, sigma^2)
     ae:   L(x) = |x - Dec(z)|^2, z = Enc(x)
     nae:  the same with z = (Enc(x) - mean) / deviation, both over the batch in training, over the
           whole training set afterwards
 vae_losses computes the terms of the first with one z per image, by kl_divergence (appendix B) and
-bernoulli_log_likelihood or gaussian_log_likelihood (appendix C). squared_error is the second.
+log_likelihood (appendix C). squared_error is the second.
 
 Loss terms are nats or squared errors per image: sums over pixels and latents, means over images.
-On grey pixels the Bernoulli term is its mean over images binarized at random, so it bounds their
-likelihood and not that of the grey image. --binarize draws pixels as 0 or 1: afresh in each step
-of training, and once for everything that is measured.
+--binarize draws pixels as 0 or 1: afresh in each step of training, once for all measurements. On
+grey pixels the Bernoulli term is the mean over such draws: it bounds their likelihood and not that
+of the grey image.
 
     python vae.py                    # MNIST, 784-400-20: NLL 93.6 nats, a quarter of an hour
     python vae.py --arch conv        # 86.3 nats, an hour on one busy core
-    python vae.py --model ae nae vae --data fashion --z-dim 2
-        # the comparison, 45 minutes: Frechet distance of samples vae 24, nae 30, ae 60
+    python vae.py --model ae nae vae --data fashion --z-dim 2   # 50 minutes: distances 60, 30, 24
     python vae.py --hidden 200 200 --activation tanh --z-dim 50         # as Burda et al. 2016
 
 Departures from the paper:
@@ -57,15 +55,14 @@ def mlp(width, hidden, activation):
 
 
 class MLPEncoder(nn.Module):
-    """x (B, C, H, H) -> n_codes codes (B, Z) in a tuple: mu and logvar of q(z|x), or z. `norm` is
-    the last layer."""
+    """x (B, C, H, H) -> n_codes codes (B, Z) in a tuple: mu and logvar of q(z|x), or z."""
 
-    def __init__(self, shape, hidden, z_dim, activation, n_codes, norm):
+    def __init__(self, shape, hidden, z_dim, activation, n_codes):
         super().__init__()
         self.n_codes = n_codes
         self.net = nn.Sequential(
             nn.Flatten(), *mlp(math.prod(shape), hidden, activation),           # (B, 400)
-            nn.Linear(hidden[-1], n_codes * z_dim), norm)                       # (B, 40)
+            nn.Linear(hidden[-1], n_codes * z_dim))                             # (B, 40)
 
     def forward(self, x):
         return self.net(x).chunk(self.n_codes, 1)
@@ -89,7 +86,7 @@ class MLPDecoder(nn.Module):
 class ConvEncoder(nn.Module):
     """MLPEncoder with two convolutions in front."""
 
-    def __init__(self, shape, hidden, z_dim, activation, n_codes, norm):
+    def __init__(self, shape, hidden, z_dim, activation, n_codes):
         super().__init__()
         self.n_codes = n_codes
         channels, size, _ = shape
@@ -97,7 +94,7 @@ class ConvEncoder(nn.Module):
             nn.Conv2d(channels, 16, 4, 2, 1), activation(),                     # (B, 16, 14, 14)
             nn.Conv2d(16, 32, 4, 2, 1), activation(), nn.Flatten(),             # (B, 32 * 7 * 7)
             *mlp(32 * (size // 4)**2, hidden, activation),                      # (B, 512)
-            nn.Linear(hidden[-1], n_codes * z_dim), norm)                       # (B, 64)
+            nn.Linear(hidden[-1], n_codes * z_dim))                             # (B, 64)
 
     def forward(self, x):
         return self.net(x).chunk(self.n_codes, 1)
@@ -131,15 +128,14 @@ def build(shape, args):
     models = {}
     for model in args["model"]:
         n_codes = 2 if model == "vae" else 1
-        norm = nn.Identity()
-        if model == "nae":
-            norm = nn.BatchNorm1d(args["z_dim"], eps=1e-8, affine=False)
         with torch.random.fork_rng(devices=[]):             # leaves a notebook's generator alone
             torch.manual_seed(args["seed"])
             if args["arch"] == "conv":
-                nets = {"dec": ConvDecoder(*size), "enc": ConvEncoder(*size, n_codes, norm)}
+                nets = {"dec": ConvDecoder(*size), "enc": ConvEncoder(*size, n_codes)}
             else:
-                nets = {"dec": MLPDecoder(*size), "enc": MLPEncoder(*size, n_codes, norm)}
+                nets = {"dec": MLPDecoder(*size), "enc": MLPEncoder(*size, n_codes)}
+        if model == "nae":
+            nets["enc"].net.append(nn.BatchNorm1d(args["z_dim"], eps=1e-8, affine=False))
         models[model] = nets
     return models
 
@@ -164,17 +160,12 @@ def bernoulli_log_likelihood(x, logits):
     return -bce.flatten(-3).sum(-1)
 
 
-def gaussian_log_likelihood(x, mean, sigma):
-    """log p(x|z) in nats, a density, (...) of pixels x and mean, both (..., C, H, W)."""
-    squared = (((x - mean) / sigma)**2).flatten(-3).sum(-1)
-    return -0.5 * squared - x[0].numel() * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
-
-
 def log_likelihood(x, logits, args):
-    """log p(x|z) in nats, (...), of the kind that --likelihood names."""
+    """log p(x|z) in nats, (...), as above, or of Gaussian pixels, a density, with --sigma."""
     if args.likelihood == "bernoulli":
         return bernoulli_log_likelihood(x, logits)
-    return gaussian_log_likelihood(x, logits.sigmoid(), args.sigma)
+    squared = (((x - logits.sigmoid()) / args.sigma)**2).flatten(-3).sum(-1)
+    return -0.5 * squared - x[0].numel() * (math.log(args.sigma) + 0.5 * math.log(2 * math.pi))
 
 
 def vae_losses(enc, dec, x, noise, args):
@@ -227,8 +218,8 @@ def set_statistics(model, enc, split):
 @torch.no_grad()
 def keep_images(run, model, when, enc, dec, x):
     """Keeps images and their reconstructions, from the mean of q(z|x), for the figure learning."""
-    run.kept["original"] = x
-    run.kept[f"{NAMES[model]}:\n{when}"] = dec(enc(x)[0]).sigmoid()
+    run.kept["original"] = x.cpu()
+    run.kept[f"{NAMES[model]}:\n{when}"] = dec(enc(x)[0]).sigmoid().cpu()
 
 
 @torch.no_grad()
@@ -306,8 +297,8 @@ def train(run, data, measured, model):
 
 def off_support(prior, train, test, active):
     """The share of codes `prior` (n, Z) that lie farther from the nearest code of train (N, Z) than
-    99 % of the codes of test do: the decoder was not trained there. Latents outside the mask
-    `active` (Z,) are left out: they are N(0, 1) whatever the image is."""
+    99 % of the codes of test do: the decoder was not trained there. Only latents in the mask
+    `active` (Z,) count: the others are N(0, 1) whatever the image is."""
     from sklearn.neighbors import NearestNeighbors
     if not active.any():
         return 0.0
@@ -318,7 +309,7 @@ def off_support(prior, train, test, active):
 
 
 def likelihood(run, test, nets, mu, logvar):
-    """Bound and NLL of the vae: adds table and findings to the report, returns the results."""
+    """Bound and NLL of the vae: adds a table and a finding to the report, returns the results."""
     args = run.args
     recon, kl = validation_loss("vae", nets["enc"], nets["dec"], test, args)
     r = {"test_elbo": recon + kl, "test_recon": recon, "test_kl": kl}
@@ -329,21 +320,14 @@ def likelihood(run, test, nets, mu, logvar):
                 lambda x, z: log_likelihood(x, nets["dec"](z), args), k, args.nll_n,
                 args.likelihood == "bernoulli", args.seed)
         r[key] = q
-        rows.append((f"NLL, {k:,} samples of z, {q['n']:,} random images", q["nats"], q["stderr"],
-                     q["ess"], q["bits_per_dim"]))
-    kind = args.likelihood
-    if kind == "bernoulli" and not args.binarize:
-        kind = "bernoulli on grey pixels: it bounds that of images binarized at random"
+        rows.append((f"NLL, {k:,} samples of z", q["nats"], q["stderr"], q["ess"],
+                     q["bits_per_dim"]))
     run.table("Likelihood of test images", ("", "nats per image", "standard error",
                                             "effective samples", "bits/dim"), rows,
-              f"Likelihood: {kind}. A density has no bits/dim. Error: over images, not trainings.")
-    gap = abs(r["nll_100"]["nats"] - q["nats"])
-    verdict = "less than the standard error, so the estimate has converged"
-    if q["stderr"] is not None and gap > q["stderr"]:
-        verdict = "more than the standard error: it has not converged, and the true NLL is lower"
+              f"NLL of {q['n']:,} random images; the error is that of their choice. If the two NLL "
+              "differ by more than the error, the estimate has not converged: raise --nll-k.")
     run.note(f"VAE: the negative bound is {recon + kl:.2f} nats per image, of which {kl:.2f} are "
-             f"the KL. The NLL of {q['n']:,} random images is {q['nats']:.2f}. With "
-             f"{r['nll_100']['k']} samples of z it differs by {gap:.2f}, {verdict}.")
+             f"the KL; the NLL of {q['n']:,} random images is {q['nats']:.2f}.")
     return r
 
 
@@ -352,27 +336,26 @@ def measure(run, data, measured, model, nets, prior):
     test images and results of one model; None for what needs training images without them."""
     args = run.args
     test = data.test
-    r = {"fid": None, "fid_recon": None, "off_support": None, "svm_linear": None, "svm_rbf": None}
     rng = make_rng(args.seed, "codes", run.device)
     codes = {}
     z = {}
     for name, split in measured.items():
         codes[name] = encode(nets["enc"], split)
-        mu = codes[name][0]
-        z[name] = mu
+        z[name] = codes[name][0]
         if model == "vae":                                  # a draw from q(z|x)
-            noise = torch.randn(mu.shape, generator=rng, device=run.device)
-            z[name] = mu + (0.5 * codes[name][1]).exp() * noise
+            noise = torch.randn(z[name].shape, generator=rng, device=run.device)
+            z[name] = z[name] + (0.5 * codes[name][1]).exp() * noise
     mu = codes["test"][0]
+    recon = decode(nets["dec"], mu).sigmoid()
+    samples = decode(nets["dec"], prior).sigmoid()
+    r = {"fid": None, "fid_recon": None, "off_support": None, "svm_linear": None, "svm_rbf": None,
+         "test_mse": ((recon - test.images(slice(None)))**2).mean().item(),
+         "code_mean": z["test"].mean(0).tolist(), "code_std": z["test"].std(0).tolist()}
     active = torch.ones_like(mu[0], dtype=torch.bool)
     if model == "vae":
         active = mu.var(0) > 0.01                           # Burda et al. 2016
         r.update(likelihood(run, measured["test"], nets, mu, codes["test"][1]))
-    recon = decode(nets["dec"], mu).sigmoid()
-    samples = decode(nets["dec"], prior).sigmoid()
-    r.update(test_mse=((recon - test.images(slice(None)))**2).mean().item(),
-             active_units=int(active.sum()), code_mean=z["test"].mean(0).tolist(),
-             code_std=z["test"].std(0).tolist())
+    r["active_units"] = int(active.sum())
     if data.train is not None:
         shows, judges = (10_000, 1) if args.smoke else (100_000, 3)
         r["off_support"] = off_support(prior, z["train"], z["test"], active)
@@ -384,55 +367,43 @@ def measure(run, data, measured, model, nets, prior):
     return recon, samples, z["test"], r
 
 
-def report_models(run, results):
-    """The table of all models, where their codes lie, and which is best at what and why."""
+def report_models(run, models, results):
+    """The table of all models, and which of several is best at what and why."""
     rows = []
-    for model, r in results.items():
-        distances = [None, None, None]
+    for model in models:
+        r = results[model]
+        distances = (None, None, None)
         if r["fid"] is not None:
-            distances = [r["fid"]["value"], r["fid"]["floor"], r["fid_recon"]["value"]]
+            distances = (r["fid"]["value"], r["fid"]["floor"], r["fid_recon"]["value"])
         means = f"{min(r['code_mean']):.2f} to {max(r['code_mean']):.2f}"
         deviations = f"{min(r['code_std']):.2f} to {max(r['code_std']):.2f}"
         rows.append((NAMES[model], *distances, r["test_mse"], means, deviations, r["active_units"],
                      percent(r["off_support"])))
-        if r["off_support"] is not None:
-            meaning = "samples come from codes like those that the decoder was trained on"
-            if r["off_support"] > 0.05:
-                meaning = "the decoder was not trained on the codes of these samples"
-            elif max(r["code_std"]) > 2:
-                meaning = "samples come from the middle of the codes only"
-            run.note(f"{NAMES[model]}: the codes have means of {means} and deviations of "
-                     f"{deviations}; {percent(r['off_support'])} of the draws from N(0, I) lie off "
-                     f"those of the training images (1 % of test codes do): {meaning}.")
     run.table("Models on test images", (
         "model", "Frechet distance of samples", "of train images", "of reconstructions",
         "squared error per pixel", "means of codes", "deviations", "active latents",
-        "draws off the codes"), rows, "Frechet distances compare models on one set only. Active: "
-        "variance of the mean above 0.01; the other latents of a VAE hold nothing. Off the codes: "
-        "farther from the nearest training code than 99 % of the test codes, in active latents.")
-    if len(rows) > 1 and rows[0][1] is not None:
-        order = sorted(results, key=lambda model: results[model]["fid"]["value"])
-        ranking = ", ".join(f"{NAMES[m]} {results[m]['fid']['value']:.1f}" for m in order)
-        first = results[order[0]]
-        last = results[order[-1]]
-        cause = (f"which the codes do not explain: {percent(last['off_support'])} of the draws lie "
-                 f"off them, and {percent(first['off_support'])} off those of the first")
-        if last["off_support"] > first["off_support"] + 0.05:
-            cause = (f"because {percent(last['off_support'])} of its samples have codes that its "
-                     "decoder was not trained on, and of the first "
-                     f"{percent(first['off_support'])}")
-        elif max(last["code_std"]) > 2:
-            cause = (f"because its codes deviate by up to {max(last['code_std']):.1f}, and N(0, I) "
-                     "draws from the middle of them only")
-        run.note(f"Frechet distance of samples: {ranking} ({rows[0][2]:.1f} for train images). The "
-                 f"{NAMES[order[-1]]} is farthest from real images, {cause}.")
-        errors = sorted(results, key=lambda model: results[model]["test_mse"])
-        ranking = ", ".join(f"{NAMES[m]} {results[m]['test_mse']:.4f}" for m in errors)
-        verdict = "also draws the best samples"
-        if errors[0] != order[0]:
-            verdict = "does not draw the best samples, which need codes that resemble N(0, I)"
-        run.note(f"Squared error per pixel of reconstructions: {ranking}. The {NAMES[errors[0]]} "
-                 f"reconstructs best and {verdict}.")
+        "draws off the codes"), rows, "Active: variance of the mean above 0.01. Off the codes: "
+        "draws from N(0, I) farther from the nearest training code than 99 % of the test codes, in "
+        "active latents; the decoder was not trained there.")
+    if len(rows) == 1 or rows[0][1] is None:
+        return
+    order = sorted(models, key=lambda model: results[model]["fid"]["value"])
+    ranking = ", ".join(f"{NAMES[m]} {results[m]['fid']['value']:.1f}" for m in order)
+    first = results[order[0]]
+    last = results[order[-1]]
+    cause = "which the codes do not explain"
+    if last["off_support"] > first["off_support"] + 0.05:
+        cause = "because its decoder was not trained on the codes of more of its samples"
+    elif max(last["code_std"]) > 2:
+        cause = "because N(0, I) draws from the middle of its codes only"
+    run.note(f"Frechet distance of samples: {ranking} ({rows[0][2]:.1f} for train images). The "
+             f"{NAMES[order[-1]]} is farthest from real images, {cause}: "
+             f"{percent(last['off_support'])} of the draws from N(0, I) lie off its codes, which "
+             f"deviate by up to {max(last['code_std']):.1f}. For the {NAMES[order[0]]} these "
+             f"numbers are {percent(first['off_support'])} and {max(first['code_std']):.1f}.")
+    best = min(models, key=lambda model: results[model]["test_mse"])
+    run.note(f"The {NAMES[best]} reconstructs best: its squared error per pixel is "
+             f"{results[best]['test_mse']:.4f}.")
 
 
 @torch.no_grad()
@@ -443,65 +414,59 @@ def evaluate(run, data, measured, models):
     rng = make_rng(args.seed, "samples", run.device)
     prior = torch.randn(n, args.z_dim, generator=rng, device=run.device)
     chosen = pick(data.test.y, 10, args.seed)
-    results = {}
+    summary = {}
+    results = {"vae": None, "ae": None, "nae": None, "summary": summary, "paper": None}
     codes = {}
     panels = {}
-    summary = {}
-    rows = {"original": data.test.images(chosen)}
+    recon_rows = {"original": data.test.images(chosen)}
     sample_rows = {}
     for model, nets in models.items():
         name = NAMES[model]
         run.stage(f"{name}: codes, likelihood, samples, Frechet distances, SVM")
         recon, samples, codes[name], r = measure(run, data, measured, model, nets, prior)
         results[model] = r
-        rows[f"{name}:\nreconstructions"] = recon[chosen]
+        recon_rows[f"{name}:\nreconstructions"] = recon[chosen]
         sample_rows[f"{name}:\nsamples"] = samples[:10]
         run.figure(f"samples_100_{model}", grid(samples[:100].unflatten(0, (10, 10))), "A hundred "
                    f"samples of the {name}. Are they likely images, and is every class there?")
         if args.z_dim == 2:
             t = torch.linspace(0.02, 0.98, 20, device=run.device)
             x, y = codes[name].quantile(t, dim=0).T
-            plane = torch.stack(torch.meshgrid(x, y.flip(0), indexing="xy"), 2)     # (20, 20, 2)
-            images = decode(nets["dec"], plane.flatten(0, 1)).sigmoid().unflatten(0, (20, 20))
+            plane = torch.cartesian_prod(y.flip(0), x).flip(1)                  # (400, 2)
+            images = decode(nets["dec"], plane).sigmoid().unflatten(0, (20, 20))
             figure = grid(images, xlabel="first latent", ylabel="second latent")
             run.figure(f"decoded_{model}", figure, f"The code plane of the {name}, decoded at "
                        "percentiles 2 to 98 of test codes.")
+        panels[f"{name}: KL, nats"] = {"train": (model, "kl")}
+        panels[f"{name}: loss"] = {"train": (model, "loss"), "validation": (model, "val"),
+                                   "test": (model, "test")}
+        run.report_curve(f"{name}: the loss", "loss", "val", model)
         label = "" if len(models) == 1 else f"{name} "
-        loss = "squared error"
         if model == "vae":
-            loss = "negative bound, nats"
-            panels["VAE: KL, nats"] = {"train": ("vae", "kl")}
             summary[f"{label}NLL in nats"] = r["nll"]["nats"]
-        panels[f"{name}: {loss}"] = {"train": (model, "loss"), "validation": (model, "val"),
-                                     "test": (model, "test")}
         summary[f"{label}squared error per pixel"] = r["test_mse"]
         if r["fid"] is not None:
             summary[f"{label}distance of samples"] = r["fid"]["value"]
         if r["svm_rbf"] is not None:
             summary[f"{label}SVM in %"] = 100 * r["svm_rbf"]["accuracy"]
     run.stage("figures")
-    run.figure("curves", curves(run.history, panels), "Losses per image: train, validation and "
-               "test should fall together (a normalized AE has a higher one in training, from the "
-               "noise of a batch's mean and variance). The epoch with the lowest validation loss "
-               "is kept; test is only plotted.")
-    for model in models:
-        run.report_curve(f"{NAMES[model]}: the loss", "loss", "val", model)
-    rows.update(sample_rows)
+    run.figure("curves", curves(run.history, panels), "Losses per image, of the VAE in nats. All "
+               "should fall together (a normalized AE has a higher one in training, from the noise "
+               "of a batch's mean). The epoch with the lowest validation loss is kept.")
+    rows = {**recon_rows, **sample_rows}
     run.figure("reconstructions_and_samples", grid(torch.stack(list(rows.values())), list(rows)),
                "Ten test images, what each model makes of their codes, and ten samples, of which "
                "those of a column have the same z from N(0, I).")
-    kept = torch.stack([images.to(run.device) for images in run.kept.values()])
-    run.figure("learning", grid(kept, list(run.kept)), "Ten test images during training. Before it "
-               "every code gives the mean training image, where the decoder's output bias starts.")
+    run.figure("learning", grid(torch.stack(list(run.kept.values())), list(run.kept)),
+               "Ten test images during training. Before it every code gives the mean training "
+               "image, where the decoder's output bias starts.")
     accuracies = code_map(run, codes, data.test.y, points)
     for model in models:
         results[model]["neighbour_acc"] = accuracies[NAMES[model]]
-    report_models(run, results)
-    paper = None
+    report_models(run, models, results)
     if args.data == "mnist" and args.hidden == [200, 200] and "vae" in models:
-        paper = "86.76 nats (Burda et al. 2016, one layer, z of 50)"
-    run.finish(f"Autoencoders on {args.data}", {"vae": None, "ae": None, "nae": None, **results,
-                                                "summary": summary, "paper": paper})
+        results["paper"] = "86.76 nats (Burda et al. 2016, one layer, z of 50)"
+    run.finish(f"Autoencoders on {args.data}", results)
 
 
 # %% Command line

@@ -164,24 +164,21 @@ def build(shape, args):
         with torch.random.fork_rng(devices=[]):             # leaves a notebook's generator alone
             torch.manual_seed(args["seed"])
             if args["arch"] == "fc":
-                size = args["hidden"]
-                nets = {"enc": MLPEncoder(shape, size, args["z_dim"]),
-                        "dec": MLPDecoder(shape, size, args["z_dim"])}
-                disc = MLPDiscriminator(shape, size[0])
+                enc = MLPEncoder(shape, args["hidden"], args["z_dim"])
+                dec = MLPDecoder(shape, args["hidden"], args["z_dim"])
+                disc = MLPDiscriminator(shape, args["hidden"][0])
             else:
-                size = args["width"]
-                nets = {"enc": ConvEncoder(shape, size, args["z_dim"]),
-                        "dec": ConvDecoder(shape, size, args["z_dim"])}
-                disc = ConvDiscriminator(shape, size)
+                enc = ConvEncoder(shape, args["width"], args["z_dim"])
+                dec = ConvDecoder(shape, args["width"], args["z_dim"])
+                disc = ConvDiscriminator(shape, args["width"])
+        models[model] = {"enc": enc, "dec": dec}
         if model == "vaegan":
-            nets["disc"] = disc
-        models[model] = nets
+            models[model]["disc"] = disc
     return models
 
 
 def load(path, device="cpu"):
-    """The trained networks of a checkpoint such as RUN/best.pt: {"vae": {"enc", "dec"}, "vaegan":
-    {"enc", "dec", "disc"}}."""
+    """The trained networks of a checkpoint such as RUN/best.pt: {"vae": {"enc", "dec"}, ...}."""
     return load_networks(path, "vaegan", build, device)
 
 
@@ -205,10 +202,9 @@ def vae_losses(enc, dec, x, noise):
 
 
 def vaegan_losses(enc, dec, disc, x, noise, z_p, real_label):
-    """The terms of Algorithm 1, each image once through each network: means over images, by name.
-
-    x (B, C, H, W); noise and z_p (B, Z) from N(0, I); real_label: Dis's target for real images.
-    d_real, d_recon, d_sample: how probable Dis finds it that images are real."""
+    """The terms of Algorithm 1, means over images x (B, C, H, W), by name, and the probabilities
+    d_real, d_recon and d_sample that Dis assigns; noise and z_p (B, Z) from N(0, I); real_label:
+    the target of Dis for x."""
     mu, logvar = enc(x)
     mu = mu.to(x.dtype)
     logvar = logvar.to(x.dtype)
@@ -234,23 +230,21 @@ def vaegan_losses(enc, dec, disc, x, noise, z_p, real_label):
 
 
 @torch.no_grad()
-def validation_loss(enc, dec, split, seed):
-    """-log p(x|z) and KL in nats, and the squared error from the mean of z: means over a split."""
+def validation_loss(enc, dec, split, z_dim, seed):
+    """-log p(x|z), with a seeded z, and KL in nats: means over a split."""
     rng = make_rng(seed, "validation", split.device)
-    total = torch.zeros(3, device=split.device)
+    total = torch.zeros(2, device=split.device)
     for idx in torch.arange(len(split), device=split.device).split(500):
         x = split.images(idx)
-        mu, _ = enc(x)
-        recon, kl = vae_losses(enc, dec, x, torch.randn(mu.shape, generator=rng, device=mu.device))
-        error = F.mse_loss(dec(mu).sigmoid(), x, reduction="sum") / len(x)
-        total += torch.stack([recon, kl, error]) * len(x) / len(split)
+        noise = torch.randn(len(x), z_dim, generator=rng, device=split.device)
+        recon, kl = vae_losses(enc, dec, x, noise)
+        total += torch.stack([recon, kl]) * len(x) / len(split)
     return total.tolist()
 
 
 def train(run, data, model):
-    """Trains "vae" or "vaegan". The best epoch of the VAE has the lowest -log p(x|z) + beta KL on
-    validation; of the VAE-GAN the last one is kept, because a loss against an adversary does not
-    rank epochs."""
+    """Trains "vae" or "vaegan". best.pt holds the VAE of the epoch with the lowest validation loss,
+    but the last VAE-GAN, because a loss against an adversary does not rank epochs."""
     args = run.args
     device = run.device
     nets = build(run.shape, vars(args))[model]
@@ -305,9 +299,9 @@ def train(run, data, model):
 
         for net in nets.values():
             net.eval()
-        val_recon, val_kl, val_error = validation_loss(enc, dec, data.val, args.seed)
+        val_recon, val_kl = validation_loss(enc, dec, data.val, args.z_dim, args.seed)
         score = val_recon + args.beta * val_kl if model == "vae" else None
-        run.end_epoch(score, val_recon=val_recon, val_prior=val_kl, val_error=val_error)
+        run.end_epoch(score, val_recon=val_recon, val_prior=val_kl)
 
 
 # %% Evaluation
@@ -316,19 +310,15 @@ def train(run, data, model):
 def measure(run, data, nets, net, prior, shows, judges):
     """(reconstructions of the test images, samples, results) of one model; net: a classifier."""
     args = run.args
-    test = data.test
-    x = test.images(slice(None))
-    mu, logvar = encode(nets["enc"], test)
+    x = data.test.images(slice(None))
+    mu, logvar = encode(nets["enc"], data.test)
     recon = decode(nets["dec"], mu).sigmoid()
     samples = decode(nets["dec"], prior).sigmoid()
-    n_classes = len(data.classes)
     results = {
         "test_kl": kl_divergence(mu, logvar).mean().item(),
         "recon_mse": ((recon - x)**2).mean().item(),
-        "recon_class_acc": (net.predict(recon) == test.y).float().mean().item(),
+        "recon_class_acc": (net.predict(recon) == data.test.y).float().mean().item(),
         "variance_ratio": (samples.var(0).sum() / x.var(0).sum()).item(),
-        "class_frequencies": (net.predict(samples).bincount(minlength=n_classes)
-                              / len(samples)).tolist(),
         "fid": fid(args.fid, data, args.data_dir, samples, args.seed, shows, judges),
         "fid_recon": fid(args.fid, data, args.data_dir, recon, args.seed, shows, judges)}
     return recon, samples, results
@@ -338,20 +328,17 @@ def draw_curves(run):
     """The curves of what is minimized, and of what Dis assigns to images."""
     panels = {"KL, nats per image": {"VAE, validation": ("vae", "val_prior"),
                                      "VAE-GAN, validation": ("vaegan", "val_prior")},
-              "L_GAN, nats": {"Dis on real images": ("vaegan", "dis_real"),
-                              "Dis on fakes": ("vaegan", "dis_fake"),
-                              "Dec, -log Dis of fakes": ("vaegan", "dec_gan")},
-              "L_Dis_l, nats per image": {"VAE-GAN": ("vaegan", "dis_l")},
               "-log p(x|z), nats per image": {"VAE, train": ("vae", "recon"),
                                               "VAE, validation": ("vae", "val_recon")},
-              "squared error per image": {"VAE, validation": ("vae", "val_error"),
-                                          "VAE-GAN, validation": ("vaegan", "val_error")}}
+              "L_Dis_l, nats per image": {"VAE-GAN": ("vaegan", "dis_l")},
+              "L_GAN, nats": {"Dis on real images": ("vaegan", "dis_real"),
+                              "Dis on fakes": ("vaegan", "dis_fake"),
+                              "Dec, -log Dis of fakes": ("vaegan", "dec_gan")}}
     if run.args.loss == "gan":
         panels["L_GAN, nats"]["Enc, -log Dis of x~"] = ("vaegan", "enc_gan")
         del panels["L_Dis_l, nats per image"]
-    run.figure("curves", curves(run.history, panels), "Every loss term that is minimized, and the "
-               "squared error of reconstructions, which is not. L_Dis_l is measured in features "
-               "that keep changing: it may rise while images get better.")
+    run.figure("curves", curves(run.history, panels), "Every loss term that is minimized. L_Dis_l "
+               "is measured in features that keep changing: it may rise while images get better.")
     run.report_curve("VAE: -log p(x|z)", "recon", "val_recon", "vae")
     if run.rows("vaegan"):
         run.figure("discriminator", curves(run.history, {"probability that Dis assigns": {
@@ -360,63 +347,43 @@ def draw_curves(run):
             "Means over train. At 1, 0 and 0 Dis has won and teaches Dec nothing.")
 
 
-def missing_classes(frequencies, real):
-    """How many classes have less than a tenth of their share of real images; lists of shares."""
-    return sum(found < 0.1 * share for found, share in zip(frequencies, real))
-
-
-def report_models(run, data, results):
+def report_models(run, models, results):
     """The table of both models, and what their numbers mean."""
     rows = []
-    for words, key in (("squared error per pixel of reconstructions", "recon_mse"),
-                       ("class recognized in reconstructions", "recon_class_acc"),
-                       ("KL, nats per image", "test_kl"),
-                       ("variance of samples / of test images", "variance_ratio"),
-                       ("Frechet distance of samples", "fid"),
-                       ("Frechet distance of reconstructions", "fid_recon")):
-        row = [words]
-        for model in run.args.model:
-            value = results[model][key]
-            if isinstance(value, dict):
-                value = f"{value['value']:.1f} (floor {value['floor']:.1f})"
-            row.append(percent(value) if key == "recon_class_acc" else value)
-        rows.append(row)
-    run.table("On test images", ["", *[NAMES[model] for model in run.args.model]], rows,
-              f"The mean image has a squared error of {results['mean_image_mse']:.4f}; the class "
-              f"of {percent(results['real_class_acc'])} of the test images is recognized. Floor: "
-              "the distance of as many train images.")
-    vae = results["vae"]
-    gan = results["vaegan"]
-    real = (data.test.y.bincount(minlength=len(data.classes)) / len(data.test)).tolist()
-    for model in run.args.model:
+    for model in models:
         r = results[model]
-        missing = missing_classes(r["class_frequencies"], real)
-        if r["variance_ratio"] < 0.3 or missing:
-            run.note(f"Samples of the {NAMES[model]} have collapsed: {missing} classes have less "
-                     "than a tenth of their share of real images, and the variance is "
-                     f"{percent(r['variance_ratio'])} of theirs.")
-    if vae and gan and gan["fid"]:
-        nearer = "nearer to" if gan["fid"]["value"] < vae["fid"]["value"] else "farther from"
+        distances = (None, None, None)
+        if r["fid"]:
+            distances = (r["fid"]["value"], r["fid_recon"]["value"], r["fid"]["floor"])
+        rows.append((NAMES[model], r["recon_mse"], percent(r["recon_class_acc"]), r["test_kl"],
+                     r["variance_ratio"], *distances))
+    run.table("On test images", (
+        "", "squared error per pixel of reconstructions", "class recognized in reconstructions",
+        "KL, nats per image", "variance of samples / of test images",
+        "Frechet distance of samples", "of reconstructions", "of train images"), rows,
+        f"The mean image has a squared error of {results['mean_image_mse']:.4f}; the class of "
+        f"{percent(results['real_class_acc'])} of the test images is recognized. At unequal KL the "
+        "reconstructions do not rank the models, because more nats alone allow better ones: --beta "
+        "changes the KL of the VAE.")
+    if len(rows) == 2 and results["vaegan"]["fid"]:
+        vae = results["vae"]["fid"]["value"]
+        gan = results["vaegan"]["fid"]["value"]
+        nearer = "nearer to" if gan < vae else "farther from"
         run.note(f"Samples of the VAE-GAN are {nearer} real images than those of the VAE: Frechet "
-                 f"distance {gan['fid']['value']:.1f} and {vae['fid']['value']:.1f}.")
-    if vae and gan:
-        run.note(f"The codes of VAE and VAE-GAN hold {vae['test_kl']:.1f} and {gan['test_kl']:.1f} "
-                 "nats. At unequal KL the reconstructions do not rank the models, because more "
-                 "nats alone allow better ones: --beta changes the KL of the VAE.")
-    if gan is None:
+                 f"distance {gan:.1f} and {vae:.1f}.")
+    if "vaegan" not in models:
         return
+    r = results["vaegan"]
     if run.args.loss == "gan":
         run.note("L_prior + L_GAN ask that a reconstruction looks real, not that it looks like its "
-                 f"image: the squared error is {gan['recon_mse']:.4f} (mean image "
+                 f"image: the squared error is {r['recon_mse']:.4f} (mean image "
                  f"{results['mean_image_mse']:.4f}), the class is right in "
-                 f"{percent(gan['recon_class_acc'])}. Such a model draws, but cannot reconstruct.")
-    elif gan["test_kl"] < 0.5:
-        run.note(f"z is unused (KL {gan['test_kl']:.2g} nats): raise --gamma.")
-    verdict = "neither side has won"
+                 f"{percent(r['recon_class_acc'])}. Such a model draws, but cannot reconstruct.")
+    elif r["test_kl"] < 0.5:
+        run.note(f"z is unused (KL {r['test_kl']:.2g} nats): raise --gamma.")
+    verdict = "it has not won"
     if results["d_real"] > 0.9 and results["d_sample"] < 0.1:
         verdict = "it has won and teaches Dec little (try a lower --lr)"
-    elif results["d_sample"] > results["d_real"]:
-        verdict = "it has lost"
     run.note(f"Dis assigns {percent(results['d_real'])} to test images, "
              f"{percent(results['d_recon'])} to reconstructions and {percent(results['d_sample'])} "
              f"to samples: {verdict}.")
@@ -426,17 +393,17 @@ def report_models(run, data, results):
 def evaluate(run, data, models):
     """Figures and measurements of the trained models; writes the report."""
     args = run.args
-    test = data.test
     shows, judges, n = (10_000, 1, 300) if args.smoke else (100_000, 3, 10_000)
-    results = {"vae": None, "vaegan": None, "d_real": None, "d_recon": None, "d_sample": None}
     rng = make_rng(args.seed, "samples", run.device)
     prior = torch.randn(n, args.z_dim, generator=rng, device=run.device)
-    idx = pick(test.y, 10, args.seed)
-    x = test.images(slice(None))
+    idx = pick(data.test.y, 10, args.seed)
+    x = data.test.images(slice(None))
+    summary = {}
+    results = {"vae": None, "vaegan": None, "d_real": None, "d_recon": None, "d_sample": None,
+               "mean_image_mse": ((x - data.train.mean_image())**2).mean().item(),
+               "summary": summary, "paper": None}
     run.stage("classifier")
     net, results["real_class_acc"] = classifier(data, args.data_dir, shows)
-    results["mean_image_mse"] = ((x - data.train.mean_image())**2).mean().item()
-    summary = {}
     recon_rows = [x[idx]]
     sample_rows = []
     for model, nets in models.items():
@@ -446,18 +413,18 @@ def evaluate(run, data, models):
         results[model] = r
         recon_rows.append(recon[idx])
         sample_rows.append(samples[:10])
+        run.figure(f"samples_100_{model}", grid(samples[:100].unflatten(0, (10, 10))),
+                   f"A hundred draws of the {name}. Are they sharp, likely, and of all classes?")
+        if model == "vaegan":
+            for key, images in (("d_real", x), ("d_recon", recon), ("d_sample", samples)):
+                logits = decode(lambda part: nets["disc"](part)[0], images)
+                results[key] = logits.sigmoid().mean().item()
         summary[f"{name} KL in nats"] = r["test_kl"]
         summary[f"{name} squared error per pixel"] = r["recon_mse"]
         summary[f"{name} recognized in %"] = 100 * r["recon_class_acc"]
         if r["fid"]:
             summary[f"{name} distance of samples"] = r["fid"]["value"]
             summary[f"{name} distance of reconstructions"] = r["fid_recon"]["value"]
-        run.figure(f"samples_100_{model}", grid(samples[:100].unflatten(0, (10, 10))),
-                   f"A hundred draws of the {name}. Are they sharp, likely, and of all classes?")
-    if "vaegan" in models:                                  # the last model, unless typed otherwise
-        for key, images in (("d_real", x), ("d_recon", recon), ("d_sample", samples)):
-            logits = decode(lambda part: models["vaegan"]["disc"](part)[0], images)
-            results[key] = logits.sigmoid().mean().item()
     run.stage("figures")
     names = [NAMES[model] for model in models]
     run.figure("reconstructions", grid(torch.stack(recon_rows), ["original", *names]),
@@ -465,8 +432,8 @@ def evaluate(run, data, models):
     run.figure("samples", grid(torch.stack(sample_rows), names),
                "Ten draws of z from N(0, I), decoded; the same z for each model.")
     draw_curves(run)
-    report_models(run, data, results)
-    run.finish(f"VAE-GAN on {args.data}", {**results, "summary": summary, "paper": None})
+    report_models(run, models, results)
+    run.finish(f"VAE-GAN on {args.data}", results)
 
 
 # %% Command line

@@ -51,7 +51,7 @@ def test_log_likelihoods_are_those_of_torch_distributions():
     want = Independent(Bernoulli(logits=logits), 3).log_prob(binary)
     torch.testing.assert_close(vae.bernoulli_log_likelihood(binary, logits), want)
     want = Independent(Normal(logits.sigmoid(), 0.3), 3).log_prob(x)
-    torch.testing.assert_close(vae.gaussian_log_likelihood(x, logits.sigmoid(), 0.3), want)
+    torch.testing.assert_close(vae.log_likelihood(x, logits, GAUSSIAN), want)
 
 
 def test_grey_pixels_give_the_mean_over_binarized_ones():

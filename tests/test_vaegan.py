@@ -171,15 +171,6 @@ def test_both_models_see_the_same_batches(tmp_path, monkeypatch):
     assert half > 2 and all(torch.equal(a, b) for a, b in zip(seen[:half], seen[half:]))
 
 
-# the report
-
-
-def test_a_rare_class_is_no_collapse_and_a_missing_one_is():
-    real = [0.5, 0.48, 0.02]
-    assert vaegan.missing_classes([0.6, 0.39, 0.01], real) == 0
-    assert vaegan.missing_classes([0.99, 0.01, 0.0], real) == 2
-
-
 # the runs
 
 
