@@ -161,7 +161,7 @@ def bernoulli_log_likelihood(x, logits):
 
 
 def log_likelihood(x, logits, args):
-    """log p(x|z) in nats, (...), as above, or of Gaussian pixels, a density, with --sigma."""
+    """log p(x|z) in nats, (...): of Bernoulli pixels, or the density of Gaussian ones (--sigma)."""
     if args.likelihood == "bernoulli":
         return bernoulli_log_likelihood(x, logits)
     squared = (((x - logits.sigmoid()) / args.sigma)**2).flatten(-3).sum(-1)
@@ -309,23 +309,21 @@ def off_support(prior, train, test, active):
 
 
 def likelihood(run, test, nets, mu, logvar):
-    """Bound and NLL of the vae: adds a table and a finding to the report, returns the results."""
+    """Bound and NLL of the vae: adds a finding and a table to the report, returns the results."""
     args = run.args
     recon, kl = validation_loss("vae", nets["enc"], nets["dec"], test, args)
     r = {"test_elbo": recon + kl, "test_recon": recon, "test_kl": kl}
-    rows = [("negative bound", recon + kl, None, None, None),
-            ("-log p(x|z)", recon, None, None, None), ("KL", kl, None, None, None)]
+    rows = []
     for key, k in (("nll_100", min(100, args.nll_k)), ("nll", args.nll_k)):
         q = nll(test.images(slice(None)), mu, logvar,
                 lambda x, z: log_likelihood(x, nets["dec"](z), args), k, args.nll_n,
                 args.likelihood == "bernoulli", args.seed)
         r[key] = q
-        rows.append((f"NLL, {k:,} samples of z", q["nats"], q["stderr"], q["ess"],
-                     q["bits_per_dim"]))
-    run.table("Likelihood of test images", ("", "nats per image", "standard error",
+        rows.append((k, q["nats"], q["stderr"], q["ess"], q["bits_per_dim"]))
+    run.table("Likelihood of test images", ("samples of z", "NLL, nats per image", "standard error",
                                             "effective samples", "bits/dim"), rows,
-              f"NLL of {q['n']:,} random images; the error is that of their choice. If the two NLL "
-              "differ by more than the error, the estimate has not converged: raise --nll-k.")
+              f"Of {q['n']:,} random images; the error is over images, not trainings. If the rows "
+              "differ by more, the estimate has not converged: raise --nll-k.")
     run.note(f"VAE: the negative bound is {recon + kl:.2f} nats per image, of which {kl:.2f} are "
              f"the KL; the NLL of {q['n']:,} random images is {q['nats']:.2f}.")
     return r
@@ -450,9 +448,9 @@ def evaluate(run, data, measured, models):
         if r["svm_rbf"] is not None:
             summary[f"{label}SVM in %"] = 100 * r["svm_rbf"]["accuracy"]
     run.stage("figures")
-    run.figure("curves", curves(run.history, panels), "Losses per image, of the VAE in nats. All "
-               "should fall together (a normalized AE has a higher one in training, from the noise "
-               "of a batch's mean). The epoch with the lowest validation loss is kept.")
+    run.figure("curves", curves(run.history, panels), "Losses per image, in nats (VAE) or "
+               "squared errors. All should fall together, except that noise in a batch's mean "
+               "raises the training loss of a normalized AE. The best epoch on validation is kept.")
     rows = {**recon_rows, **sample_rows}
     run.figure("reconstructions_and_samples", grid(torch.stack(list(rows.values())), list(rows)),
                "Ten test images, what each model makes of their codes, and ten samples, of which "
