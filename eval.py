@@ -1454,11 +1454,11 @@ def fid(kind, data, data_dir, images, seed=0, shows=100_000, judges=1):
 
     kind: "lenet", "inception" or "none"; images (n, C, H, W), uint8, or float in [0, 1], which is
     rounded to uint8 first, as the set is; judges: the mean over so many LeNets, which differ in
-    their seed. Returns None for "none", else {value, spread: its deviation between judges, None for
+    their seed. Returns None for "none" or without train, else {value, spread: its deviation between judges, None for
     one, relative: value over the trace of the test images' covariance, floor: the value of as many
     train images (at most all, seeded), features: a name, n}. Raises DataError if there are fewer
     images than features."""
-    if kind == "none":
+    if kind == "none" or data.train is None:
         return None
     n = len(images)
     train = data.train

@@ -492,6 +492,7 @@ def report_models(run, results):
     args = run.args
     rows = []
     distances = {}
+    clear = []
     summary = {}
     for model, r in results.items():
         name = NAMES[model]
@@ -506,6 +507,8 @@ def report_models(run, results):
         rows.append((name, distances.get(name), nll.get("nats"), nll.get("stderr"),
                      nll.get("bits_per_dim"), r["missing_classes"], r["weights"],
                      r["flow_weights"], round(r["seconds"])))
+        if r["confidence"] is not None:
+            clear.append(f"{name} {percent(r['confidence'])}")
         if "gain" in r:
             run.note(f"The {name} changes the NLL of the same images by {-r['gain']['nats']:+.2f} "
                      f"± {r['gain']['stderr']:.2f} nats against N(0, I) (error over images, not "
@@ -522,9 +525,9 @@ def report_models(run, results):
         ranking = ", ".join(f"{name} {distances[name]:.1f}" for name in order)
         run.note(f"Samples, the nearest to real images first: {ranking} (Frechet distance, "
                  f"{floor:.1f} for as many train images).")
-    clear = [f"{NAMES[model]} {percent(results[model]['confidence'])}" for model in results]
-    run.note("Between two draws, the probability that the classifier assigns to its first choice, "
-             f"on average: {', '.join(clear)}. Where it is low, images mix classes.")
+    if clear:
+        run.note("Between two draws, the probability that the classifier assigns to its first "
+                 f"choice, on average: {', '.join(clear)}. Where it is low, images mix classes.")
     return summary
 
 
@@ -539,8 +542,11 @@ def evaluate(run, data, models):
     path = slerp(u[:100], u[100:200], torch.linspace(0, 1, 12, device=run.device))
     idx = torch.randperm(len(test), generator=rng, device=run.device)[:args.nll_n]
     report_curves(run)
-    run.stage("classifier")
-    net, real_class_acc = classifier(data, args.data_dir, shows)
+    net = None
+    real_class_acc = None
+    if data.train is not None:
+        run.stage("classifier")
+        net, real_class_acc = classifier(data, args.data_dir, shows)
     share = data.test.y.bincount(minlength=len(data.classes)) / len(data.test)
     results = {}
     log_p = {}
@@ -558,16 +564,18 @@ def evaluate(run, data, models):
         names += ["", NAMES[model], ""]
         sample_rows.append(samples[:30].unflatten(0, (3, 10)))
         strip_rows.append(strips[:, :3].transpose(0, 1))    # (3, 12, C, H, W)
-        confidence = net(strips[1:-1].flatten(0, 1)).softmax(1).amax(1)
-        counts = net.predict(samples).bincount(minlength=len(data.classes))
         weights = {part: n_weights(nets[part]) for part in nets}
         flow_weights = weights.pop("flow", 0)
         results[model] = {
             "weights": sum(weights.values()), "flow_weights": flow_weights,
             "seconds": sum(row["seconds"] for row in run.rows(model)),
             "fid": fid(args.fid, data, args.data_dir, samples, args.seed, shows),
-            "missing_classes": int((counts < 0.1 * n * share).sum()),
-            "confidence": confidence.mean().item(), "nll": None}
+            "missing_classes": None, "confidence": None, "nll": None}
+        if net is not None:
+            counts = net.predict(samples).bincount(minlength=len(data.classes))
+            results[model]["missing_classes"] = int((counts < 0.1 * n * share).sum())
+            confidence = net(strips[1:-1].flatten(0, 1)).softmax(1).amax(1)
+            results[model]["confidence"] = confidence.mean().item()
         if model != "gan":
             log_p[model], results[model]["nll"] = measure_likelihood(run, test, nets, idx)
         if flow is not None and "vae" in models:

@@ -346,7 +346,7 @@ def measure(run, data, measured, model, nets, prior):
     mu = codes["test"][0]
     recon = decode(nets["dec"], mu).sigmoid()
     samples = decode(nets["dec"], prior).sigmoid()
-    r = {"fid": None, "fid_recon": None, "off_support": None, "svm_linear": None, "svm_rbf": None,
+    r = {"off_support": None, "svm_linear": None, "svm_rbf": None,
          "test_mse": ((recon - test.images(slice(None)))**2).mean().item(),
          "code_mean": z["test"].mean(0).tolist(), "code_std": z["test"].std(0).tolist()}
     active = torch.ones_like(mu[0], dtype=torch.bool)
@@ -354,11 +354,11 @@ def measure(run, data, measured, model, nets, prior):
         active = mu.var(0) > 0.01                           # Burda et al. 2016
         r.update(likelihood(run, measured["test"], nets, mu, codes["test"][1]))
     r["active_units"] = int(active.sum())
+    shows, judges = (10_000, 1) if args.smoke else (100_000, 3)
+    r["fid"] = fid(args.fid, data, args.data_dir, samples, args.seed, shows, judges)
+    r["fid_recon"] = fid(args.fid, data, args.data_dir, recon, args.seed, shows, judges)
     if data.train is not None:
-        shows, judges = (10_000, 1) if args.smoke else (100_000, 3)
         r["off_support"] = off_support(prior, z["train"], z["test"], active)
-        r["fid"] = fid(args.fid, data, args.data_dir, samples, args.seed, shows, judges)
-        r["fid_recon"] = fid(args.fid, data, args.data_dir, recon, args.seed, shows, judges)
         points = 10_000 if args.z_dim < 3 else None         # of mixed classes: slow
         r.update(svm_report(run, NAMES[model], (codes["train"][0], data.train.y), (mu, test.y),
                             points))
@@ -435,9 +435,9 @@ def evaluate(run, data, measured, models):
             figure = grid(images, xlabel="first latent", ylabel="second latent")
             run.figure(f"decoded_{model}", figure, f"The code plane of the {name}, decoded at "
                        "percentiles 2 to 98 of test codes.")
-        panels[f"{name}: KL, nats"] = {"train": (model, "kl")}
         panels[f"{name}: loss"] = {"train": (model, "loss"), "validation": (model, "val"),
                                    "test": (model, "test")}
+        panels[f"{name}: KL, nats"] = {"train": (model, "kl")}
         run.report_curve(f"{name}: the loss", "loss", "val", model)
         label = "" if len(models) == 1 else f"{name} "
         if model == "vae":

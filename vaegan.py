@@ -308,16 +308,20 @@ def train(run, data, model):
 
 
 def measure(run, data, nets, net, prior, shows, judges):
-    """(reconstructions of the test images, samples, results) of one model; net: a classifier."""
+    """(reconstructions of the test images, samples, results) of one model; net: a classifier or
+    None."""
     args = run.args
     x = data.test.images(slice(None))
     mu, logvar = encode(nets["enc"], data.test)
     recon = decode(nets["dec"], mu).sigmoid()
     samples = decode(nets["dec"], prior).sigmoid()
+    recognized = None
+    if net is not None:
+        recognized = (net.predict(recon) == data.test.y).float().mean().item()
     results = {
         "test_kl": kl_divergence(mu, logvar).mean().item(),
         "recon_mse": ((recon - x)**2).mean().item(),
-        "recon_class_acc": (net.predict(recon) == data.test.y).float().mean().item(),
+        "recon_class_acc": recognized,
         "variance_ratio": (samples.var(0).sum() / x.var(0).sum()).item(),
         "fid": fid(args.fid, data, args.data_dir, samples, args.seed, shows, judges),
         "fid_recon": fid(args.fid, data, args.data_dir, recon, args.seed, shows, judges)}
@@ -398,12 +402,15 @@ def evaluate(run, data, models):
     prior = torch.randn(n, args.z_dim, generator=rng, device=run.device)
     idx = pick(data.test.y, 10, args.seed)
     x = data.test.images(slice(None))
+    mean_image = (data.train or data.test).mean_image()
     summary = {}
     results = {"vae": None, "vaegan": None, "d_real": None, "d_recon": None, "d_sample": None,
-               "mean_image_mse": ((x - data.train.mean_image())**2).mean().item(),
+               "mean_image_mse": ((x - mean_image)**2).mean().item(), "real_class_acc": None,
                "summary": summary, "paper": None}
-    run.stage("classifier")
-    net, results["real_class_acc"] = classifier(data, args.data_dir, shows)
+    net = None
+    if data.train is not None:
+        run.stage("classifier")
+        net, results["real_class_acc"] = classifier(data, args.data_dir, shows)
     recon_rows = [x[idx]]
     sample_rows = []
     for model, nets in models.items():
@@ -421,7 +428,8 @@ def evaluate(run, data, models):
                 results[key] = logits.sigmoid().mean().item()
         summary[f"{name} KL in nats"] = r["test_kl"]
         summary[f"{name} squared error per pixel"] = r["recon_mse"]
-        summary[f"{name} recognized in %"] = 100 * r["recon_class_acc"]
+        if net is not None:
+            summary[f"{name} recognized in %"] = 100 * r["recon_class_acc"]
         if r["fid"]:
             summary[f"{name} distance of samples"] = r["fid"]["value"]
             summary[f"{name} distance of reconstructions"] = r["fid_recon"]["value"]

@@ -307,6 +307,23 @@ def test_load_gives_the_networks_of_a_checkpoint_in_one_line_ready_for_use(name,
         assert not any(net.training for net in nets.values())
 
 
+@pytest.mark.parametrize("name", ["cyclevae", "mathieu", "vae", "vaegan", "flowvae_gan"])
+def test_weights_without_their_training_set_are_evaluated_without_what_needs_it(
+    name, smoke, tmp_path
+):
+    folder = smoke(name)[0]
+    content = checkpoint(folder / "best.pt", name)
+    argv = ["--data", content["args"]["data"], "--data-dir", folder.with_name("data")]
+    content["args"]["data"] = f"folder:{tmp_path / 'nowhere'}"
+    torch.save(content | {"fingerprint": "0" * 16}, tmp_path / "best.pt")
+    argv += ["--weights", tmp_path / "best.pt", "--out", tmp_path / "run"]
+    assert run_main(module(name), *argv) == 0
+    assert "left out" in (tmp_path / "run" / "report.html").read_text()
+    new = results(tmp_path / "run")
+    measured = {key for key, value in new.items() if value is None}
+    assert measured >= {key for key in ("real_class_acc", "s_test_acc") if key in new}
+
+
 @scripts
 def test_weights_repeat_the_numbers_and_figures_in_a_fresh_folder_and_touch_no_other(
     name, smoke, monkeypatch, tmp_path
