@@ -24,18 +24,17 @@ A new set is one function:
 import argparse
 import contextlib
 import functools
+import glob
 import gzip
 import hashlib
-import importlib.util
 import itertools
 import os
 import re
+import shutil
 import sys
-import tarfile
 import tempfile
 import types
 import zlib
-from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -95,9 +94,8 @@ class Dataset:
     """The splits of a set, the names of its classes, and the names of each factor's values.
 
     val is None if its images were left in train; unseen is None unless some classes are held out.
-    fingerprint: 16 hexadecimal digits that identify what the splits were made from (class names,
-    labels, which image is in which split, names and sizes of a user's files), but not the pixels.
-    skipped: what was left out and why, one phrase each."""
+    fingerprint: 16 hexadecimal digits of what the splits were made from: class names, labels, which
+    image is in which split, names and sizes of a user's files, but not the pixels."""
     name: str
     classes: list
     train: Split
@@ -106,7 +104,6 @@ class Dataset:
     unseen: Split = None
     factors: dict = field(default_factory=dict)
     fingerprint: str = ""
-    skipped: list = field(default_factory=list)
 
     @property
     def shape(self):
@@ -122,9 +119,7 @@ class Dataset:
         return replace(self, **{name: part.to(device) for name, part in self.splits().items()})
 
     def __repr__(self):
-        sizes = ", ".join(f"{len(split):,} {name}" for name, split in self.splits().items())
-        shape = "x".join(map(str, self.shape))
-        return f"{self.name}: {sizes}, {shape}, {len(self.classes)} classes"
+        return "\n".join(describe(self))
 
 
 def by_class(y):
@@ -133,8 +128,7 @@ def by_class(y):
     order = y.argsort(stable=True)
     count = y.bincount()
     first = count.cumsum(0) - count
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(y), device=y.device) - first[y[order]]
+    rank = order.argsort() - first[y]
     return order, first, count, rank
 
 
@@ -165,37 +159,34 @@ def pairs(split, idx, rng, pool=None):
     return order[first[y] + place]
 
 
-def need_pairs(split, classes=None):
+def need_pairs(split, classes):
     """Raises DataError if a class of the split has a single image. classes: their names."""
     alone = (split.by_class[2] == 1).nonzero().flatten().tolist()
     if alone:
-        name = classes[alone[0]] if classes else alone[0]
-        raise DataError(f"Class {name} has a single training image and pairs need two: add images, "
-                        "leave it out or raise --limit.")
+        raise DataError(f"Class {classes[alone[0]]} has a single training image and pairs need "
+                        "two: add images, leave it out or raise --limit.")
 
 
 def pick(labels, n, seed):
     """Indices (n,) of seeded rows, of different labels while there are any left; all rows if there
-    are fewer than n. labels: int64 (N,)."""
+    are fewer than n. labels: int64 (N,), 0 or more."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    shuffled = labels.cpu()[order].unique(return_inverse=True)[1]
-    rank = by_class(shuffled)[3]                          # 0 for the first row of its label
+    rank = by_class(labels.cpu()[order])[3]               # 0 for the first row of its label
     return order[rank.argsort(stable=True)][:n].to(labels.device)
 
 
 def describe(data):
-    """Lines that say what a set holds: sizes, images per class, class names, what was skipped."""
-    lines = [repr(data)]
+    """Lines that say what a set holds: sizes, images per class, names of up to 12 classes."""
+    shape = "x".join(map(str, data.shape))
+    lines = [f"{data.name}: shape {shape}, {len(data.classes)} classes"]
     for name, split in data.splits().items():
         count = split.by_class[2]
-        count = count[count > 0].tolist()
-        per_class = f"{min(count)} to {max(count)}"
-        if len(count) <= 12:
-            per_class = " ".join(map(str, count))
-        lines.append(f"{name:8}{len(split):,} images, {len(count)} classes, per class {per_class}")
+        count = count[count > 0]
+        lines.append(f"{name:8}{len(split):,} images, {len(count)} classes, "
+                     f"{count.min()} to {count.max()} per class")
     if len(data.classes) <= 12:
         lines.append(f"classes {', '.join(data.classes)}")
-    return lines + [f"skipped {reason}" for reason in data.skipped]
+    return lines
 
 
 # %% Sets and their files
@@ -220,16 +211,15 @@ class Source:
     mode: str = None
 
 
-def register(name, about, size, files=(), source="", fetch=None, option=False):
+def register(name, about, size, files=(), source="", fetch=None):
     """Decorator that adds a set. The function takes the keywords root, files, size, limit, seed and
     option, or some of them and **_, and returns a Source. about: for the list of sets. size:
     default image size. files: glob patterns below the data folder, each of which must match, or a
     function of root that returns them; the images of a set with files are cached. source: where
-    they come from. fetch(root): downloads them. option: the name may be followed by a colon and an
-    option."""
+    they come from. fetch(root): downloads them."""
     def add(read):
         SETS[name] = types.SimpleNamespace(about=about, size=size, files=files, source=source,
-                                           fetch=fetch, option=option, read=read)
+                                           fetch=fetch, read=read)
         return read
     return add
 
@@ -238,22 +228,17 @@ def find_files(entry, root, fetch=True):
     """The files of a set in SETS, downloaded if they are missing and can be. Raises DataError that
     says which file is missing, where it comes from and where it belongs."""
     patterns = entry.files(root) if callable(entry.files) else entry.files
-    failure = ""
-    if fetch and entry.fetch and not all(any(root.glob(pattern)) for pattern in patterns):
-        try:
-            entry.fetch(root)
-        except DataError:                                 # of a set that this one is made from
-            raise
-        except Exception as error:                        # URLError, OSError, RuntimeError and more
-            reason = str(error).strip().split("\n")[-1]
-            failure = f" and could not be fetched ({reason})"
+    cure = (f"get it from {entry.source} and put it there, or use sprites or digits, which work "
+            "offline")
     files = []
     for pattern in patterns:
+        path = root / pattern.rstrip("*")
+        if fetch and entry.fetch and not any(root.glob(pattern)):
+            with file_errors(path, cure, "is missing and could not be fetched"):
+                entry.fetch(root)
         matches = sorted(root.glob(pattern))
         if not matches:
-            raise DataError(f"{root / pattern.rstrip('*')} is missing{failure}: get it from "
-                            f"{entry.source} and put it there, or use sprites or digits, which "
-                            "work offline.")
+            raise DataError(f"{path} is missing: {cure}.")
         files += matches
     return files
 
@@ -267,7 +252,8 @@ def load(name, data_dir="data", image_size=None, limit=None, seed=0, val=True):
     argument or a file is not usable."""
     root = Path(data_dir)
     kind, _, option = name.partition(":")
-    if kind not in SETS or option and not SETS[kind].option:
+    takes_option = kind in ("folder", "multipie")
+    if kind not in SETS or option and not takes_option or name in ("folder", "folder:"):
         known = ", ".join(SETS).replace("folder", "folder:PATH")
         raise DataError(f"There is no set {name!r}: choose among {known}.")
     if root.exists() and not root.is_dir():
@@ -279,10 +265,9 @@ def load(name, data_dir="data", image_size=None, limit=None, seed=0, val=True):
 
     entry = SETS[kind]
     size = image_size or entry.size
-    skipped = []
     sizes = []                                            # of a user's files
     if kind == "folder":
-        option, files, skipped = find_images(option)
+        option, files = find_images(option)
         sizes = [(path.relative_to(option).as_posix(), path.stat().st_size) for path in files]
     else:
         files = find_files(entry, root)
@@ -291,8 +276,9 @@ def load(name, data_dir="data", image_size=None, limit=None, seed=0, val=True):
     for path in files:
         stat = f" {path.stat().st_size} {path.stat().st_mtime_ns}\n"
         digest.update(os.fsencode(os.path.abspath(path) + stat))
+    stem = re.sub(r"[^\w-]+", "-", name)[-60:]
     limited = f"-{limit}-{seed}" if limit else ""
-    cache = root / f"{file_name(name)}-{size}{limited}-{digest.hexdigest()[:10]}.pt"
+    cache = root / f"{stem}-{size}{limited}-{digest.hexdigest()[:10]}.pt"
     source = read_cache(cache)
     is_new = source is None
     if is_new:
@@ -301,7 +287,7 @@ def load(name, data_dir="data", image_size=None, limit=None, seed=0, val=True):
         source = entry.read(root=root, files=files, size=size, limit=limit, seed=seed,
                             option=option)
         select_images(source, size, limit, seed)
-    data = split_source(name, source, seed, val, skipped, sizes)
+    data = split_source(name, source, seed, val, sizes)
     if is_new and files:
         write_cache(cache, source)
     return data
@@ -343,12 +329,10 @@ def stratified_mask(y, share, rng):
     _, _, count, rank = by_class(y[order])
     count = count[y[order]]
     wanted = (share * count).round().long().clamp(min=1).minimum(count - 2)
-    mask = torch.empty(len(y), dtype=torch.bool)
-    mask[order] = rank < wanted
-    return mask
+    return (rank < wanted)[order.argsort()]               # in the order of y again
 
 
-def split_source(name, source, seed, val, skipped, sizes):
+def split_source(name, source, seed, val, sizes):
     """The Dataset of a Source, split by seed. Known identities get the classes 0 to K - 1, unseen
     ones the classes from K. Raises DataError if the set is too small."""
     rng = torch.Generator().manual_seed(seed)
@@ -386,12 +370,7 @@ def split_source(name, source, seed, val, skipped, sizes):
         splits[key] = Split(source.x[idx], y[idx], factors)
         digest.update(key.encode() + torch.stack([idx, y[idx]]).numpy().astype("<i8").tobytes())
     names = {factor: names for factor, (names, _) in source.factors.items()}
-    return Dataset(name, classes, factors=names, fingerprint=digest.hexdigest()[:16],
-                   skipped=skipped, **splits)
-
-
-def file_name(name):
-    return re.sub(r"[^\w-]+", "-", name)[-60:]
+    return Dataset(name, classes, factors=names, fingerprint=digest.hexdigest()[:16], **splits)
 
 
 def read_cache(path):
@@ -420,13 +399,15 @@ def write_cache(path, source):
 # %% Reading files
 
 @contextlib.contextmanager
-def decode_errors(file, cure="delete it and run again to fetch it anew"):
-    """Turns whatever a decoder raises on a file into a DataError that names the file and a cure."""
+def file_errors(file, cure="delete it and run again to fetch it anew", failure="cannot be read"):
+    """Turns whatever goes wrong with a file into a DataError that names the file and a cure."""
     try:
         yield
+    except DataError:
+        raise
     except Exception as error:                            # damaged bytes raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DataError(f"{file} cannot be read ({reason[:100]}): {cure}.") from error
+        raise DataError(f"{file} {failure} ({reason[-100:]}): {cure}.") from error
 
 
 def crop_and_resize(x, size):
@@ -437,12 +418,11 @@ def crop_and_resize(x, size):
     x = x[:, :, (height - side) // 2:, (width - side) // 2:][:, :, :side, :side]
     if side == size:
         return x.contiguous()
-    out = torch.empty(len(x), x.shape[1], size, size, dtype=torch.uint8)
-    for start in range(0, len(x), 2048):                  # all as floats would take too much memory
-        part = x[start:start + 2048].float()
-        part = F.interpolate(part, size=(size, size), mode="bilinear", antialias=True)
-        out[start:start + 2048] = part.round_().clamp_(0, 255)
-    return out
+    resized = []
+    for part in x.split(2048):                            # all as floats would take too much memory
+        part = F.interpolate(part.float(), size=(size, size), mode="bilinear", antialias=True)
+        resized.append(part.round().clamp(0, 255).byte())
+    return torch.cat(resized)
 
 
 def read_images(files, size, mode):
@@ -452,7 +432,7 @@ def read_images(files, size, mode):
     from PIL import Image, ImageOps
     x = torch.empty(len(files), len(mode), size, size, dtype=torch.uint8)
     for i, file in enumerate(files):
-        with decode_errors(file, "replace or remove it"), Image.open(file) as image:
+        with file_errors(file, "replace or remove it"), Image.open(file) as image:
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I"):                # gray of 16 bits, which Pillow would clip
                 image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
@@ -474,17 +454,15 @@ def torchvision():
     """The module torchvision; the only way in to it, at the time of use: the import takes 2 s. One
     built for CUDA does not load its operators beside a CPU-only torch, and the import fails with
     "operator torchvision::nms does not exist". Nothing here needs them, so they are declared."""
-    spec = importlib.util.find_spec("torchvision")
-    if spec is None:
-        raise DataError("torchvision is missing: run pip install -r requirements.txt.")
-    for library in Path(spec.origin).parent.glob("_C.*"):
-        with contextlib.suppress(OSError):
-            torch.ops.load_library(str(library))
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
+    try:
+        import torchvision
+    except ImportError as error:
+        raise DataError("torchvision is missing: run pip install -r requirements.txt.") from error
+    except RuntimeError:
+        for name in ("nms", "qnms"):
             torch.library.define(f"torchvision::{name}",
                                  "(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor")
-    import torchvision
+        import torchvision
     return torchvision
 
 
@@ -497,43 +475,32 @@ IMAGE_SUFFIXES = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".b
 def image_files(folder):
     """All images below a folder that are not hidden: their paths, sorted, and phrases that say what
     was skipped. Links are followed."""
-    paths = []
-    for directory, _, names in os.walk(folder, followlinks=True):
-        paths += [Path(directory, name) for name in names]
-    images = []
-    skipped = Counter()                                   # suffix -> how many
-    for path in sorted(paths):
-        if "/." in f"/{path.relative_to(folder).as_posix()}" or not path.is_file():
-            continue                                      # hidden, such as ._0.png by macOS
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            images.append(path)
-        else:
-            skipped[path.suffix.lower()] += 1
-    return images, [f"files named *{suffix} ({n:,})" for suffix, n in sorted(skipped.items())]
+    found = glob.glob("**/*", root_dir=folder, recursive=True)
+    files = [Path(folder, name) for name in found if os.path.isfile(Path(folder, name))]
+    images = sorted(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
+    others = {path.suffix.lower() for path in files} - IMAGE_SUFFIXES
+    return images, [f"files named *{suffix}" for suffix in sorted(others)]
 
 
 def find_images(option):
-    """The folder of folder:PATH, the images in its sub-folders, and what was skipped. Raises
-    DataError if there are none, or if the sub-folders are parts instead of classes."""
+    """The folder of folder:PATH and the images in its sub-folders. Raises DataError if there are
+    none, or if the sub-folders are parts instead of classes."""
     folder = Path(option).expanduser()
-    if not option or not folder.is_dir():
-        raise DataError(f"There is no folder {option!r}: write folder:PATH, where PATH holds one "
-                        "sub-folder of images per class.")
     files, skipped = image_files(folder)
     in_classes = [path for path in files if path.parent != folder]
-    if len(in_classes) < len(files):
-        skipped.append(f"images beside the sub-folders ({len(files) - len(in_classes):,})")
+    if skipped:
+        print(f"skipped {', '.join(skipped)}", flush=True)
     if not in_classes:
-        raise DataError(f"{option} holds no images in sub-folders ({', '.join(skipped)}): put them "
-                        "in one sub-folder per class.")
+        raise DataError(f"There is no folder {option!r} with images in sub-folders: write "
+                        "folder:PATH, where PATH holds one sub-folder of images per class.")
     names = {path.relative_to(folder).parts[0] for path in in_classes}
     if names <= {"train", "val", "valid", "test"}:
         raise DataError(f"{option} is divided into {', '.join(sorted(names))}, but its sub-folders "
                         "must be the classes: merge the parts, or write folder:PATH/train.")
-    return folder, in_classes, skipped
+    return folder, in_classes
 
 
-@register("folder", "your images: folder:PATH with one sub-folder per class", 64, option=True)
+@register("folder", "your images: folder:PATH with one sub-folder per class", 64)
 def read_folder(files, option, **_):
     classes, y = encode_labels([path.relative_to(option).parts[0] for path in files])
     return Source(files, y, classes)
@@ -551,7 +518,7 @@ PHOTOS = "BSR/BSDS500/data/images/train"
 
 def read_idx(file):
     """An idx file, gzipped or not, as a uint8 tensor: labels (N,) or images (N, H, W)."""
-    with decode_errors(file):
+    with file_errors(file):
         raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
         dims = raw[3]
         shape = np.frombuffer(raw, ">i4", dims, offset=4)
@@ -589,7 +556,7 @@ def read_svhn(files, **_):
     images = []
     labels = []
     for file in files:                                    # train, test
-        with decode_errors(file):
+        with file_errors(file):
             content = loadmat(file, variable_names=("X", "y"))
             images.append(torch.from_numpy(content["X"].transpose(3, 2, 0, 1).copy()))
             labels.append(torch.from_numpy(content["y"][:, 0] % 10).long())     # 10 is a zero
@@ -632,10 +599,11 @@ def read_digitsm(**_):
 def fetch_mnistm(root):
     """Downloads what MNIST-M is built from: MNIST, and the 200 training photographs of BSDS500."""
     find_files(SETS["mnist"], root)
+    if (root / PHOTOS).exists():
+        return
     with tempfile.TemporaryDirectory(dir=root) as folder:
         torchvision().datasets.utils.download_url(BSDS, folder)
-        with tarfile.open(Path(folder, "BSR_bsds500.tgz")) as archive:
-            archive.extractall(folder, filter="data")
+        shutil.unpack_archive(Path(folder, "BSR_bsds500.tgz"), folder, filter="data")
         (root / PHOTOS).parent.mkdir(parents=True, exist_ok=True)
         os.replace(Path(folder, PHOTOS), root / PHOTOS)
 
@@ -655,7 +623,7 @@ def read_mnistm(root, files, **_):
         labels = []
         for part in ("mnist_m_test", "mnist_m_train"):
             file = root / "mnist_m" / f"{part}_labels.txt"
-            with decode_errors(file, "unpack MNIST-M anew"):
+            with file_errors(file, "unpack MNIST-M anew"):
                 names, numbers = np.loadtxt(file, str, unpack=True)
                 paths += [root / "mnist_m" / part / name for name in names]
                 labels += map(int, numbers)
@@ -665,7 +633,7 @@ def read_mnistm(root, files, **_):
     photos = []
     for file in files:
         if file.suffix == ".jpg":
-            with decode_errors(file, "unpack the archive anew"), Image.open(file) as photo:
+            with file_errors(file, "unpack the archive anew"), Image.open(file) as photo:
                 photos.append(np.array(photo.convert("RGB")))
     if len(photos) != 200:
         raise DataError(f"{root / PHOTOS} holds {len(photos)} of 200 photographs: delete it and "
@@ -700,7 +668,7 @@ def read_faces(files, **_):
     """The file is a pickle, and unpickling runs whatever code a file holds. But a pickled array
     ends in its bytes and a full stop; only these are read."""
     n = 400 * 64 * 64
-    with decode_errors(files[0]):
+    with file_errors(files[0]):
         raw = zlib.decompress(files[0].read_bytes())
         x = np.frombuffer(raw, np.float64, n, offset=len(raw) - 1 - 8 * n)
     x = (x * (255 / x.max())).round().astype(np.uint8)
@@ -734,7 +702,7 @@ def read_yaleb(files, **_):
 
 @register("multipie", "your licensed copy; multipie:CAMERAS:SESSIONS, else 051 and 01", 64,
           ["multipie/session*/multiview/*/*/*/*.png"],
-          "https://www.cs.cmu.edu/afs/cs/project/PIE/MultiPie", option=True)
+          "https://www.cs.cmu.edu/afs/cs/project/PIE/MultiPie")
 def read_multipie(files, option, **_):
     """multipie:051,140:01,02 reads two cameras and two sessions."""
     cameras, _, sessions = option.partition(":")
@@ -756,10 +724,8 @@ def read_multipie(files, option, **_):
           source="http://www.scottreed.info/files/nips2015-analogy-data.tar.gz")
 def read_sprites2015(files, size, limit, seed, **_):
     """The even characters (odd ones differ only in the weapon) without the poses of being hurt."""
-    try:
+    with file_errors("sprites2015", "run pip install h5py"):
         import h5py
-    except ImportError as error:
-        raise DataError("sprites2015 is stored as HDF5: run pip install h5py.") from error
     numbers = sorted(int(path.stem.removeprefix("sprites_")) for path in files)
     numbers = [number for number in numbers if number % 2 == 0]
     if limit:
@@ -770,7 +736,7 @@ def read_sprites2015(files, size, limit, seed, **_):
     labels = np.empty((len(numbers), 7), int)
     for i, number in enumerate(numbers):
         path = files[0].parent / f"sprites_{number}.mat"
-        with decode_errors(path, "unpack the archive anew"), h5py.File(path) as file:
+        with file_errors(path, "unpack the archive anew"), h5py.File(path) as file:
             labels[i] = file["labels"][()].reshape(7)
             cells = file["sprites"][()].ravel()[:20]      # references to clips (frames, 10800)
             clips = np.concatenate([file[cell][()] for cell in cells])
@@ -783,8 +749,7 @@ def read_sprites2015(files, size, limit, seed, **_):
         if len(names) > 1:
             factors[name] = (names, values.repeat_interleave(172))
     poses = []
-    for action, frames in (("spellcast", 7), ("thrust", 8), ("walk", 9), ("slash", 6),
-                           ("shoot", 13)):
+    for action, frames in zip(("spellcast", "thrust", "walk", "slash", "shoot"), (7, 8, 9, 6, 13)):
         poses += itertools.product([action], ("back", "left", "front", "right"), range(frames))
     for name, column in zip(("action", "direction", "frame"), zip(*poses)):
         names, values = encode_labels(column)
@@ -810,14 +775,12 @@ SPRITE_POSES = {"action": ["walk", "cast", "slash", "shoot"],
                 "direction": ["back", "left", "front", "right"], "frame": ["1", "2", "3", "4"]}
 LIGHT, SHADE, LINE, SHINE = range(4)  # a slot is 4 * material + tone; slot 0 is the background
 COLOURS = {                           # material -> one colour, or one for each attribute value
-    "ground": (168, 190, 172), "leather": (138, 86, 48), "steel": (190, 204, 222),
-    "gold": (250, 206, 70), "white": (252, 252, 246), "ink": (40, 32, 60), "magic": (130, 240, 255),
-    "skin": [(255, 218, 186), (222, 158, 100), (134, 82, 54), (140, 196, 84), (192, 162, 236)],
-    "hair": [(62, 56, 78), (222, 96, 32), (250, 216, 96), (240, 240, 248), (56, 104, 220),
-             (244, 116, 184)],
-    "top": [(206, 40, 52), (246, 178, 36), (64, 156, 66), (104, 192, 248), (92, 70, 190),
-            (84, 84, 98)],
-    "legs": [(240, 228, 200), (70, 108, 190), (58, 56, 72), (196, 86, 44), (32, 140, 124)]}
+    "ground": "a8beac", "leather": "8a5630", "steel": "beccde", "gold": "face46", "white": "fcfcf6",
+    "ink": "28203c", "magic": "82f0ff",
+    "skin": "ffdaba de9e64 865236 8cc454 c0a2ec",
+    "hair": "3e384e de6020 fad860 f0f0f8 3868dc f474b8",
+    "top": "ce2834 f6b224 409c42 68c0f8 5c46be 545462",
+    "legs": "f0e4c8 466cbe 3a3848 c4562c 208c7c"}
 MATERIALS = list(COLOURS)
 
 # What a body does, four frames per action: rise and lean; feet (x, lift) and hands (x, y) seen from
@@ -840,6 +803,8 @@ MOVES = [
     (0, -6, [(7, 0), (-7, 0)], [(22, 37), (8, 37)], [(-7, 0), (6, 0)], [(5, 37), (22, 37)]),
     (0, -4, [(7, 0), (-6, 0)], [(21, 37), (-15, 42)], [(-6, 0), (6, 0)], [(-5, 40), (21, 37)]),
 ]
+SPRITE_ARMS = {"back": ((1, 0), ()), "left": ((1,), (0,)),    # behind and before the body
+               "front": ((), (1, 0)), "right": ((1,), (0,))}
 TIPS = [(23, 5), (33, 15), (34, 39), (29, 58)]                # the point of the sword, by frame
 SPARKS = [[(25, 29, 3), (27, 43, 1)], [(25, 21, 5), (29, 9, 1)],               # (x, y, radius)
           [(25, 11, 7), (29, 29, 3), (19, 3, 1)], [(27, 17, 3), (21, 5, 3), (29, 41, 3)]]
@@ -857,15 +822,15 @@ class Canvas:
         self.side = direction in ("left", "right")
         self.view = "side" if self.side else direction
         row = 4 * SPRITE_POSES["action"].index(action) + frame
-        self.rise, lean, self.feet, self.hands, side_feet, side_hands = MOVES[row]
-        if self.side:
-            self.feet = side_feet
-            self.hands = side_hands
+        self.rise, lean, *limbs = MOVES[row]
+        self.feet, self.hands = limbs[2:] if self.side else limbs[:2]
         centers = (2 * np.arange(size, dtype=np.int64) + 1) * 64 // size       # of pixels, in 1/128
         forward = -1 if direction in ("front", "left") else 1
         self.x = (centers - 64) * forward - 2 * lean
         self.y = (centers + 2 * self.rise)[:, None]
         self.stripes = ((self.y - 40) % 8 <= 4) & (self.y <= 92)
+        self.ears = self.polygon((11, 19), (19, 21), (11, 28))
+        self.ears |= self.polygon((-11, 19), (-19, 21), (-11, 28))
 
     def ellipse(self, cx, cy, rx, ry):
         return ((self.x - 2 * cx) * ry) ** 2 + ((self.y - 2 * cy) * rx) ** 2 <= (2 * rx * ry) ** 2
@@ -955,16 +920,14 @@ def draw_arms(c, top, which):
         sx, sy = shoulders[i]
         hx, hy = c.hands[i]
         wrist = ((sx + 3 * hx) // 4, (sy + 3 * hy) // 4)
-        if c.action == "slash" and i == 0:                     # the sword and its guard
+        if c.action == "slash" and i == 0:                     # the sword, its edge and its guard
             dx = TIPS[c.frame][0] - hx
             dy = TIPS[c.frame][1] - hy
-            c.paint(c.line((hx, hy), TIPS[c.frame], 4), "steel")
-            blade = c.line((hx, hy), (hx + dx - dx // 8, hy + dy - dy // 8), 2)
-            c.fill(blade, "white")
             gx = hx + dx // 4
             gy = hy + dy // 4
-            guard = c.line((gx - dy // 6, gy + dx // 6), (gx + dy // 6, gy - dx // 6), 3)
-            c.paint(guard, "gold")
+            c.paint(c.line((hx, hy), TIPS[c.frame], 4), "steel")
+            c.fill(c.line((hx, hy), (hx + dx - dx // 8, hy + dy - dy // 8), 2), "white")
+            c.paint(c.line((gx - dy // 6, gy + dx // 6), (gx + dy // 6, gy - dx // 6), 3), "gold")
         sleeve = c.line((sx, sy), wrist, 6)
         if top == "tee":
             c.paint(c.line((sx, sy), (hx, hy), 5), "skin", "all")
@@ -984,8 +947,8 @@ def draw_arms(c, top, which):
         pull, bow_hand = c.hands if c.side else reversed(c.hands)
         y = bow_hand[1]
         flies = c.frame == 3
-        for end in (y - 16, y + 16):
-            c.fill(c.line((19, end), (19, y) if flies else pull, 2), "white", SHADE)
+        string = (19, y) if flies else pull
+        c.fill(c.line((19, y - 16), string, 2) | c.line((19, y + 16), string, 2), "white", SHADE)
         limb = c.ellipse(13, y, 13, 18) & ~c.ellipse(12, y, 11, 18) & c.box(17, 0, 40, 64)
         c.paint(limb, "leather", "all")
         x = 33 if flies else pull[0] + 18                      # of the arrow's head
@@ -993,8 +956,8 @@ def draw_arms(c, top, which):
         c.paint(c.polygon((x - 1, y - 4), (x - 1, y + 4), (x + 4, y)), "steel")
 
 
-def draw_head(c, _):
-    nose_or_ears = c.ellipse(14, 25, 2, 2) if c.side else ears(c)
+def draw_head(c):
+    nose_or_ears = c.ellipse(14, 25, 2, 2) if c.side else c.ears
     c.paint(c.ellipse(0, 20, 14, 13) | nose_or_ears, "skin")
     if c.view == "back":
         return
@@ -1008,10 +971,6 @@ def draw_head(c, _):
         c.fill(c.box(x - 1, 27, x + 1, 29), "skin", SHINE)
     x = 10 if c.side else 0
     c.fill(c.box(x - 2, 28, x + 2, 30), "skin", LINE if c.action == "slash" else SHADE)
-
-
-def ears(c):
-    return c.polygon((11, 19), (19, 21), (11, 28)) | c.polygon((-11, 19), (-19, 21), (-11, 28))
 
 
 def draw_hair_behind(c, hair):
@@ -1069,10 +1028,10 @@ def draw_hair(c, hair):
     if c.side:                                                 # skin shows from every side
         c.paint(c.ellipse(-3, 24, 3, 4), "skin", "none")
     elif c.view == "back":
-        c.paint(ears(c) & ~c.ellipse(0, 20, 13, 13), "skin", "all")
+        c.paint(c.ears & ~c.ellipse(0, 20, 13, 13), "skin", "all")
 
 
-def draw_effect(c, _):
+def draw_effect(c):
     """The sparks of a spell and the trail of the sword."""
     if c.action == "slash" and c.frame in (1, 2):
         corner = (40, 0) if c.frame == 1 else (44, 27)
@@ -1089,35 +1048,32 @@ def draw_effect(c, _):
                 c.fill(c.ellipse(x, y, r // 3 + 1, r // 3 + 1), "white")
 
 
-def draw_layer(draw, size, pose, styles, *which):
-    """One map per style, uint8 (styles, size, size), by draw(canvas, style, *which)."""
-    maps = []
-    for style in styles:
-        canvas = Canvas(size, *pose)
-        draw(canvas, style, *which)
-        maps.append(canvas.map)
-    return np.stack(maps)
+@functools.cache
+def draw_layer(size, pose, draw, *style):
+    """One layer of a picture, uint8 (size, size), drawn by draw(canvas, *style)."""
+    canvas = Canvas(size, *pose)
+    draw(canvas, *style)
+    return canvas.map
 
 
-def sprite_maps(size=32):
-    """Palette slots, uint8 (hair styles, top styles, poses, size, size): layers laid over each
-    other; which arms are behind the body depends on where the character faces."""
-    hairs = SPRITE_ATTRIBUTES["hair_style"]
-    tops = SPRITE_ATTRIBUTES["top_style"]
+@functools.cache
+def sprite_maps(size, hair, top):
+    """A character's palette slots in all poses, uint8 (64, size, size): layers laid over each
+    other. Which arms are behind the body depends on where the character faces."""
+    hair = SPRITE_ATTRIBUTES["hair_style"][hair]
+    top = SPRITE_ATTRIBUTES["top_style"][top]
     poses = list(itertools.product(SPRITE_POSES["action"], SPRITE_POSES["direction"], range(4)))
-    far_arms = {"back": [1, 0], "left": [1], "front": [], "right": [1]}
-    near_arms = {"back": [], "left": [0], "front": [1, 0], "right": [0]}
-    maps = np.zeros((len(hairs), len(tops), len(poses), size, size), np.uint8)
+    maps = np.zeros((len(poses), size, size), np.uint8)
     for i, pose in enumerate(poses):
-        for layer in (
-                draw_layer(draw_effect, size, pose, [None]),
-                draw_layer(draw_arms, size, pose, tops, far_arms[pose[1]]),
-                draw_layer(draw_hair_behind, size, pose, hairs)[:, None],
-                draw_layer(draw_body, size, pose, tops),
-                draw_layer(draw_head, size, pose, [None]),
-                draw_layer(draw_hair, size, pose, hairs)[:, None],
-                draw_layer(draw_arms, size, pose, tops, near_arms[pose[1]])):
-            maps[:, :, i] = np.where(layer > 0, layer, maps[:, :, i])
+        arms_behind, arms_before = SPRITE_ARMS[pose[1]]
+        for layer in (draw_layer(size, pose, draw_effect),
+                      draw_layer(size, pose, draw_arms, top, arms_behind),
+                      draw_layer(size, pose, draw_hair_behind, hair),
+                      draw_layer(size, pose, draw_body, top),
+                      draw_layer(size, pose, draw_head),
+                      draw_layer(size, pose, draw_hair, hair),
+                      draw_layer(size, pose, draw_arms, top, arms_before)):
+            maps[i] = np.where(layer > 0, layer, maps[i])
     return maps
 
 
@@ -1125,14 +1081,11 @@ def sprite_people(count=1200, seed=0):
     """Distinct people, int64 (count, attributes), with independent attributes whose values are
     about equally frequent. Any two people differ in two attributes or more: the hair colour is the
     sum of the others modulo 6, so it differs too if only one other attribute does."""
-    sizes = [len(values) for values in SPRITE_ATTRIBUTES.values()]
-    check = list(SPRITE_ATTRIBUTES).index("hair_colour")
-    free = sizes[:check] + sizes[check + 1:]
-    drawn = np.random.PCG64(seed).random_raw(int(np.prod(free))).argsort(kind="stable")
-    people = np.stack(np.unravel_index(drawn, free), 1)
-    people = np.insert(people, check, people.sum(1) % sizes[check], axis=1).astype(np.int64)
-
-    room = np.array([[count // n + 2] * 6 for n in sizes])     # how often each value may occur yet
+    order = np.random.PCG64(seed).random_raw(5 * 6 * 4 * 6 * 5).argsort(kind="stable")
+    skin, hair, top, top_colour, legs = np.unravel_index(order, (5, 6, 4, 6, 5))
+    hair_colour = (skin + hair + top + top_colour + legs) % 6
+    people = np.stack([skin, hair, hair_colour, top, top_colour, legs], 1)
+    room = np.array([[count // n + 2] * 6 for n in (5, 6, 6, 4, 6, 5)])  # places left per value
     chosen = []
     left_over = []
     for person in people:
@@ -1153,7 +1106,7 @@ def read_sprites(size=32, limit=None, seed=0, **_):
     light = np.zeros((count, len(MATERIALS), 3), np.int64)
     column = {"skin": 0, "hair": 2, "top": 4, "legs": 5}       # of SPRITE_ATTRIBUTES
     for i, material in enumerate(MATERIALS):
-        colours = np.array(COLOURS[material])
+        colours = np.frombuffer(bytes.fromhex(COLOURS[material]), np.uint8).reshape(-1, 3)
         light[:, i] = colours[people[:, column[material]]] if material in column else colours
     shade = light * [11, 11, 13] // 16                         # shadows are a little blue
     line = light // 4 + [8, 4, 18]
@@ -1164,11 +1117,10 @@ def read_sprites(size=32, limit=None, seed=0, **_):
     shine[:, skin] = (light[:, skin] * 3 + [255, 90, 110]) // 4                 # blushing cheeks
     palettes = np.stack([light, shade, line, shine], 2).reshape(count, -1, 3).astype(np.uint8)
 
-    maps = sprite_maps(size)
     x = np.empty((count, 64, 3, size, size), np.uint8)
     for i, person in enumerate(people):
-        shapes = maps[person[1], person[3]]                    # of the hair style and the top style
-        x[i] = palettes[i].T[:, shapes].swapaxes(0, 1)
+        maps = sprite_maps(size, person[1], person[3])         # of the hair style and the top style
+        x[i] = palettes[i].T[:, maps].swapaxes(0, 1)
     factors = {}
     for name, column in zip(SPRITE_ATTRIBUTES, people.T):
         factors[name] = (SPRITE_ATTRIBUTES[name], torch.from_numpy(column.repeat(64)))
@@ -1181,43 +1133,41 @@ def read_sprites(size=32, limit=None, seed=0, **_):
 # %% Command line
 
 def contact_sheet(data, path):
-    """Writes a picture of the set, one row per class, of unseen identities if there are any."""
+    """Writes a picture of the set: 24 images of each of 12 classes, a row per class, of unseen
+    identities if there are any."""
     split = data.unseen or data.train
-    order, first, count, _ = split.by_class
-    rows = count.nonzero()[:, 0]
-    rows = rows[torch.linspace(0, len(rows) - 1, min(12, len(rows))).long()]
-    columns = torch.linspace(0, 1, min(24, int(count[rows].max())))
-    places = first[rows, None] + (columns * (count[rows, None] - 1)).long()
-    x = split.images(order[places.flatten()])
-    x = F.interpolate(x, scale_factor=max(1, 64 // data.shape[1]))    # whole pixels stay crisp
-    torchvision().utils.save_image(x, path, nrow=len(columns), pad_value=1)
+    rows = []
+    for y in split.y.unique()[:12]:
+        idx = (split.y == y).nonzero()[:, 0]
+        rows.append(split.images(idx[torch.linspace(0, len(idx) - 1, 24).long()]))
+    x = F.interpolate(torch.cat(rows), scale_factor=max(1, 64 // data.shape[1]))   # stays crisp
+    torchvision().utils.save_image(x, path, nrow=24, pad_value=1)
 
 
 def main(argv=None):
-    """The command line. Returns the exit status: 2 for every error, 130 for Ctrl-C."""
+    """The command line. Returns the exit status, 2 for bad input."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.error = lambda message: parser.exit(2, f"data.py: {message}.\n")     # one line
     parser.add_argument("name", nargs="?", help="a set; default: list all sets")
-    parser.add_argument("--data-dir", default="data", help="where sets are read, fetched, cached")
+    parser.add_argument("--data-dir", type=Path, default="data", help="where sets and caches lie")
     parser.add_argument("--image-size", type=int, help="8 to 256; default: the set's own")
     parser.add_argument("--limit", type=int, help="about this many images in all")
     parser.add_argument("--seed", type=int, default=0, help="of the splits, and of sprites")
     args = parser.parse_args(argv)
-    root = Path(args.data_dir)
     try:
         if args.name is None:
             for name, entry in SETS.items():
                 place = "there" if entry.files else "works offline"
                 try:
-                    find_files(entry, root, fetch=False)
+                    find_files(entry, args.data_dir, fetch=False)
                 except DataError:
                     place = "fetched when first used" if entry.fetch else f"from {entry.source}"
                 print(f"{name:12}{entry.about:65}{place}")
             return 0
-        data = load(args.name, root, args.image_size, args.limit, args.seed)
-        sheet = root / f"{file_name(args.name)}.png"
-        root.mkdir(parents=True, exist_ok=True)
+        data = load(args.name, args.data_dir, args.image_size, args.limit, args.seed)
+        sheet = args.data_dir / f"{args.name.partition(':')[0]}.png"
+        args.data_dir.mkdir(parents=True, exist_ok=True)
         contact_sheet(data, sheet)
         print("\n".join(describe(data)))
         for factor, values in data.factors.items():
@@ -1230,9 +1180,6 @@ def main(argv=None):
     except (DataError, OSError) as error:
         print(f"data.py: {str(error).removesuffix('.')}.", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("data.py: Stopped: run the same command again.", file=sys.stderr)
-        return 130
 
 
 if __name__ == "__main__":
