@@ -30,6 +30,7 @@ Departures from the paper:
 """
 import copy
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -557,7 +558,7 @@ def main(argv=None):
                           presets=PRESETS)
     add = parser.add_argument
     add("--task", choices=("moons", "images"), default="moons", help="Fig. 2 or Table 2")
-    add("--seeds", type=number(int, low=1, high=1000), default=1, help="moons: number of seeds")
+    add("--seeds", type=number(int, low=1, high=1000), default=1, help="how many, from --seed on")
     add("--points", type=number(int, low=20, high=10_000), default=150, help="moons: per domain")
     add("--hidden", type=number(int, low=1, high=1000), default=15, help="moons: hidden neurons")
     add("--lam", type=number(float, low=0), default=6.0, help="moons: lambda")
@@ -588,9 +589,13 @@ def main(argv=None):
         evaluate_moons(run, source, target, load(run.best))
         return
 
-    if args.seeds > 1:
-        raise DataError("--seeds is for the moons: start a run for each --seed, and compare them "
-                        "with python eval.py table.")
+    if args.seeds > 1:                                      # a run with its own folder for each
+        for seed in range(args.seed, args.seed + args.seeds):
+            more = ["--seeds", 1, "--seed", seed]           # what is typed last wins
+            if args.out:
+                more += ["--out", f"{args.out}-{seed}"]
+            main([*(sys.argv[1:] if argv is None else argv), *more])
+        return
     args.data = f"{Path(args.source).name}-{Path(args.target).name}"
     source = read(args.source, args)
     target = read(args.target, args)
