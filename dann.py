@@ -2,7 +2,7 @@
 
 Input: images with class labels from a source domain, images without labels from a target domain.
 Output: a classifier for the target. Target labels train only the upper bound "train on target".
-The log shows the accuracy on 2,000 target test images. It chooses nothing: the last epoch is kept.
+The accuracy on 2,000 target test images is in the log, but chooses nothing: the last epoch is kept.
 
     E   = mean of L_y over the source - lambda (mean of L_d over the source + over the target)
     L_y = -log G_y(G_f(x))_y,   L_d = -d log G_d(G_f(x)) - (1 - d) log(1 - G_d(G_f(x)))
@@ -20,8 +20,10 @@ layer of Eq. 16 and 17; lambda_p and mu_p (step size) are the schedules of secti
 
 Departures from the paper:
 - Moons: none. Constants, 150 points per domain (300 in the text) and random numbers are those of
-  the authors' script. The accuracy swings, so the report leads with the mean of 100 epochs.
-- Images: the mean of both domain losses, half the sum in E (--domain-weight 2), is more stable.
+  the authors' script. The target accuracy swings from epoch to epoch, so the report gives its mean
+  over the last 100 epochs first.
+- Images: the domain loss is the mean over both domains, half of the sum in E, because training is
+  more stable; --domain-weight 2 gives the sum.
   Each domain's own mean is subtracted (--mean shared: one for both). MNIST is padded to 32 pixels.
   The network is scored; the paper replaces its last layer by a linear SVM.
 - --ramp 0.25 (lambda rises in the first quarter of training) was chosen without target labels.
@@ -41,7 +43,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from data import DataError, Dataset, Split, batches, describe, load as load_data, moons, pick
 from eval import (Run, checkpoint, common_flags, curves, encode, grid, load_networks, make_rng,
-                  new_figure, number, parse, percent, run_command, scatter, set_lr, tsne)
+                  new_figure, number, parse, percent, run_command, scatter, set_lr, tsne,
+                  without_flags)
 
 NAMES = {"source_only": "source only", "dann": "DANN", "average": "DANN, averaged weights",
          "target_only": "train on target"}
@@ -72,8 +75,8 @@ class Shallow(nn.Module):
 
 
 class Net(nn.Module):
-    """Fig. 4a: x (B, 1 or 3, H, H) in [0, 1] of domain 0, the source, or 1 -> logits of the classes
-    (B, K), logits of the target domain (B,), features (B, 1200). Comments: shapes for 32 pixels."""
+    """Fig. 4a: x (B, 1 or 3, H, H) in [0, 1], all of domain 0 (source) or 1 (target) -> logits of
+    the classes (B, K), logits (B,) that x is from the target, features (B, 1200 for 32 pixels)."""
 
     def __init__(self, size, n_classes):
         super().__init__()
@@ -179,12 +182,13 @@ def algorithm_1(net, k, source, target, draws, lam, mu, adversarial=True):
 
 
 def reverse_gradient(x, lam):
-    """R(x) = x with the gradient dR/dx = -lam I (Eq. 16 and 17)."""
+    """The gradient reversal layer: R(x) = x (Eq. 16), dR/dx = -lam I (Eq. 17, times lam)."""
     return x.detach() - lam * (x - x.detach())
 
 
 def domain_loss(logits_source, logits_target):
-    """The mean of L_d over both domains in nats, from logits (B,) of the target domain."""
+    """The mean of L_d over both domains in nats. Logits (B,) of images of the source and of the
+    target say how likely an image is from the target."""
     return (F.softplus(logits_source).mean() + F.softplus(-logits_target).mean()) / 2
 
 
@@ -194,7 +198,7 @@ def lambda_p(p):
 
 
 def mu_p(mu_0, p, decay):
-    """The step size at p, with decay "paper" that of section 5.2.2."""
+    """The step size at p: mu_0, falling linearly to 0, or ("paper") mu_p of section 5.2.2."""
     if decay == "paper":
         return mu_0 / (1 + 10 * p)**0.75
     return mu_0 * (1 - p) if decay == "linear" else mu_0
@@ -203,7 +207,7 @@ def mu_p(mu_0, p, decay):
 # %% Training
 
 
-@np.errstate(over="ignore", invalid="ignore")               # end_epoch says it in a sentence
+@np.errstate(over="ignore", invalid="ignore")               # end_epoch raises a DataError
 def train_moons(run, source, target, model):
     """Trains "nn" or "dann" with all seeds; best.pt is the last epoch. run.kept[model] (100, S):
     the accuracies on the target after each of the last 100 epochs."""
@@ -228,8 +232,8 @@ def train_moons(run, source, target, model):
 
 
 def read(name, args):
-    """A set with all of train, because no epoch is chosen, padded or cropped to --image-size and
-    not resized (except folder:PATH)."""
+    """Loads a set without validation images, since the last epoch is kept. Images are padded or
+    cropped to --image-size, and not resized (except folder:PATH)."""
     size = args.image_size if name.startswith("folder:") else None
     data = load_data(name, args.data_dir, size, args.limit, args.seed, val=False)
     gap = args.image_size - data.shape[1]
@@ -256,7 +260,7 @@ def train_images(run, source, target, model):
     if args.mean == "shared":
         net.mean[:] = net.mean.mean(0)
     net.to(device)
-    if device.type != "mps":                                # whose batch norm goes wrong by it
+    if device.type != "mps":                                # whose batch norm is wrong then
         net.to(memory_format=torch.channels_last)           # a step takes a third less
     if model == "dann":
         nets["average"].module.to(device)                   # its counter stays on the CPU
@@ -299,10 +303,12 @@ def train_images(run, source, target, model):
             opt.step()
             if model == "dann":
                 nets["average"].update_parameters(net)
-                if p < 0.9:                                 # until the last tenth a copy
+                if p < 0.9:                                 # before the last tenth: a copy
                     nets["average"].n_averaged.zero_()
         net.eval()
-        images = run.steps_per_epoch * half * len(nets)     # a DANN sees both domains
+        images = run.steps_per_epoch * half
+        if model == "dann":
+            images = 2 * images                             # from both domains
         run.end_epoch(images=images, target_acc=accuracy(net, watched, 1))
 
 
@@ -332,10 +338,11 @@ def accuracy(net, split, domain):
 def spread(shares):
     """Shares of several seeds as text: their mean ± their deviation."""
     if len(shares) < 2:
-        return percent(shares[0] if shares else None)
+        return percent(shares[0])
     return f"{percent(float(np.mean(shares)))} ± {100 * np.std(shares, ddof=1):.1f}"
 
 
+@torch.no_grad()
 def with_target_statistics(net, split):
     """A copy of a network whose batch norms use statistics of target images, without labels."""
     net = copy.deepcopy(net)
@@ -344,13 +351,16 @@ def with_target_statistics(net, split):
             layer.reset_running_stats()
             layer.momentum = None                           # the mean over all batches
             layer.train()
-    predict(net, split, 1)
+    n_batches = math.ceil(len(split) / 500)                 # of equal size, none of one image
+    for idx in torch.arange(len(split), device=split.device).tensor_split(n_batches):
+        net(split.images(idx), 1)
     return net.eval()
 
 
 def proxy_a_distance(source, target, seed=0):
     """2 (1 - 2 error) of linear SVMs that tell features (N, F) of two domains apart: 2 if they
-    always can, 0 if they cannot (Eq. 3, section 5.1.5); None if a feature is not finite.
+    always can, 0 if they are right half of the time (Eq. 3, section 5.1.5); None if a feature is
+    not finite.
 
     SVMs with several C are fitted on one half of the standardized features. The smallest error on
     the other half counts; one above 1/2 counts as its complement, as in the authors' code."""
@@ -404,8 +414,8 @@ def draw_panels(run, nets, source, target):
                               arrowprops={"arrowstyle": "->", "color": "blue"})
     run.figure("panels", figure, "Fig. 2. Source: + upper moon, - lower moon. Dots: target. Red "
                "and green: predicted moon. Blue and grey: predicted domain, source and target. "
-               "Lines: where a hidden neuron is 1/2. The NN should be wrong at A and D and find "
-               "the rotation in its domain classification, the DANN neither.")
+               "Lines: where a hidden neuron is 1/2. The NN should be wrong at A and D, and its "
+               "domain classification should show the rotation; not so the DANN.")
 
 
 @torch.no_grad()
@@ -429,7 +439,7 @@ def evaluate_moons(run, source, target, nets):
     run.note(f"On the rotated moons the DANN is right on {rows[1][1]} of the points, the NN on "
              f"{rows[0][1]} (mean of {last}).")
     run.table("Accuracies", ("", f"target, mean of {last}", "target, last epoch", "source",
-              "domain head"), rows, f"{args.seeds} seeds, ± their deviation. Chance is 50 %.")
+              "domain head"), rows, f"{args.seeds} seeds, ± standard deviation. Chance: 50 %.")
     points = torch.cat([source.x, target.x])
     kinds = torch.cat([source.y, target.y + 2])
     names = ["source, upper", "source, lower", "target, upper", "target, lower"]
@@ -465,23 +475,23 @@ def report_accuracies(run, source, target, nets, distances):
     if args.arch == "mnist" and (args.source, args.target) in TABLE_2:
         paper = TABLE_2[args.source, args.target]
         results["paper"] = ", ".join(f"{NAMES[k]} {percent(v)}" for k, v in paper.items())
-    for key in NAMES:                                       # lists as for the moons, of one seed
-        results[key] = {"source": [], "target": [], "target_statistics": []}
+    results.update(dict.fromkeys(NAMES))
     shares = {}
     rows = []
     for model in nets:
         for part, net in nets[model].items():
             key = model if part == "net" else part
-            r = results[key]
-            r["source"].append(accuracy(net, source.test, 0))
-            r["target"].append(accuracy(net, target.test, 1))
+            r = {"source": accuracy(net, source.test, 0), "target": accuracy(net, target.test, 1),
+                 "target_statistics": None}
             if args.arch == "bn":
-                net = with_target_statistics(net, target.train)
-                r["target_statistics"].append(accuracy(net, target.test, 1))
-            shares[key] = r["target"][0]
+                adapted = with_target_statistics(net, target.train)
+                r["target_statistics"] = accuracy(adapted, target.test, 1)
+            results[key] = r
+            shares[key] = r["target"]
             results["summary"][f"{NAMES[key]} in %"] = 100 * shares[key]
-            rows.append((NAMES[key], percent(paper.get(key)), spread(r["target"]),
-                         spread(r["target_statistics"]), spread(r["source"]), distances.get(key)))
+            rows.append((NAMES[key], percent(paper.get(key)), percent(r["target"]),
+                         percent(r["target_statistics"]), percent(r["source"]),
+                         distances.get(key)))
     sentence = ", ".join(f"{row[0]} {row[2]}" for row in rows)
     gap = gap_covered(shares)
     results["gap_covered"] = gap
@@ -491,7 +501,8 @@ def report_accuracies(run, source, target, nets, distances):
     run.note(f"Accuracy on the target's test images: {sentence}.")
     run.table("Table 2, accuracies", ("", "target, paper", "target", "target, with batch norm "
               "statistics of target images", "source", "proxy A-distance"), rows,
-              "Proxy A-distance: 2 if a linear SVM always tells the features' domains, 0 if never.")
+              "Proxy A-distance: 2 if a linear SVM always recognizes the domain of features, 0 if "
+              "it is right half of the time.")
     return results
 
 
@@ -534,7 +545,7 @@ def evaluate_images(run, source, target, nets):
     run.stage("accuracies")
     results = report_accuracies(run, source, target, nets, distances)
     if "dann" in nets:
-        report_domain_head(run, run.rows("dann")[-1], results["dann"]["source"][0])
+        report_domain_head(run, run.rows("dann")[-1], results["dann"]["source"])
     if embedded:
         run.figure("tsne_domains", scatter(embedded), "Features of test images, both domains "
                    "embedded together (Fig. 5): adaptation should bring them to the same places.")
@@ -543,10 +554,12 @@ def evaluate_images(run, source, target, nets):
              "domain loss, nats": {"DANN": ("dann", "domain")},
              "domain head": {"accuracy": ("dann", "domain_acc"), "lambda": ("dann", "lam")}}
     chance = {"domain loss, nats": math.log(2), "domain head": 0.5}
-    run.figure("curves", curves(run.history, lines, chance), "Grey: a domain head that guesses. It "
-               "should come near to that as lambda rises. The accuracy chooses nothing.")
+    run.figure("curves", curves(run.history, lines, chance), "Grey: a domain head that guesses, "
+               "which its loss and accuracy should approach as lambda rises. The accuracy on the "
+               "target is plotted and chooses nothing.")
     run.figure("domains", grid(torch.stack(images), row_names, red=torch.stack(red)),
-               "Test images of both domains. Red: the class is predicted wrongly.")
+               "Source images, and the same target images once per model. Red: the model predicts "
+               "the wrong class.")
     run.finish(f"Domain-adversarial training, {args.source} to {args.target}", results)
 
 
@@ -558,24 +571,27 @@ def main(argv=None):
                           presets=PRESETS)
     add = parser.add_argument
     add("--task", choices=("moons", "images"), default="moons", help="Fig. 2 or Table 2")
-    add("--seeds", type=number(int, low=1, high=1000), default=1, help="how many, from --seed on")
+    add("--seeds", type=number(int, low=1, high=1000), default=1,
+        help="how many, from --seed on; images: a run folder for each")
     add("--points", type=number(int, low=20, high=10_000), default=150, help="moons: per domain")
     add("--hidden", type=number(int, low=1, high=1000), default=15, help="moons: hidden neurons")
     add("--lam", type=number(float, low=0), default=6.0, help="moons: lambda")
     add("--source", default="mnist", metavar="NAME", help="images: a set, or folder:PATH")
-    add("--target", default="mnistm", metavar="NAME", help="images: one with the same classes")
+    add("--target", default="mnistm", metavar="NAME", help="images: a set with the same classes")
     models = ["source_only", "dann", "target_only"]
     add("--model", nargs="+", choices=models, default=models, help="images: one after the other")
     add("--arch", choices=("mnist", "bn"), default="mnist", help="images: Fig. 4a, or batch norm")
-    add("--domain-weight", type=number(float, low=0), default=1.0, help="images: of the mean L_d")
+    add("--domain-weight", type=number(float, low=0), default=1.0,
+        help="images: weight of the domain loss, the mean of L_d over both domains")
     add("--ramp", type=number(float, above=0, high=1), default=1.0,
         help="images: share of training in which lambda rises")
-    add("--mean", choices=("domain", "shared"), default="domain", help="images: is subtracted")
+    add("--mean", choices=("domain", "shared"), default="domain",
+        help="images: subtract each domain's own mean, or one mean of both")
     add("--decay", choices=("none", "linear", "paper"), default="none",
-        help="of the step size: linear to 0, or mu_p; the paper has none from SVHN")
+        help="schedule of the step size: none, linear to 0, or mu_p of section 5.2.2")
     args = parse(parser, argv, lambda args: PRESETS[args.task], SMOKE)
     if args.weights:
-        load(args.weights)                                  # refuses them before a folder exists
+        load(args.weights)                                  # raises before a folder exists
     if args.task == "moons":
         if args.device not in ("auto", "cpu"):
             raise DataError(f"--task moons runs on the CPU: leave out --device {args.device}.")
@@ -590,11 +606,10 @@ def main(argv=None):
         return
 
     if args.seeds > 1:                                      # a run with its own folder for each
+        words = without_flags(sys.argv[1:] if argv is None else argv, "--seeds", "--seed", "--out")
         for seed in range(args.seed, args.seed + args.seeds):
-            more = ["--seeds", 1, "--seed", seed]           # what is typed last wins
-            if args.out:
-                more += ["--out", f"{args.out}-{seed}"]
-            main([*(sys.argv[1:] if argv is None else argv), *more])
+            out = ["--out", f"{args.out}-{seed}"] if args.out else []
+            main([*words, "--seed", seed, *out])
         return
     args.data = f"{Path(args.source).name}-{Path(args.target).name}"
     source = read(args.source, args)
@@ -603,7 +618,8 @@ def main(argv=None):
         raise DataError(f"{args.source} and {args.target} need the same classes.")
     source.fingerprint += target.fingerprint                # so that --resume notices a change
     if args.weights and checkpoint(args.weights, "dann")["fingerprint"] != source.fingerprint:
-        raise DataError(f"{args.data} has other files or classes than in training: restore them.")
+        raise DataError(f"{args.data} is not what the checkpoint was trained on: leave out --limit "
+                        "and restore files that were added, removed or renamed.")
     args.n_classes = len(source.classes)
     run = Run("dann", args, source)
     print(*describe(target), sep="\n", flush=True)

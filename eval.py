@@ -84,7 +84,7 @@ def common_flags(script, doc, epochs, batch_size, lr, data="mnist", fid=False, p
     add("--limit", type=number(int, low=1), metavar="N", help="use about N images of the set")
     add("--epochs", type=number(int, low=1), default=epochs, help="passes over the training set")
     add("--batch-size", type=number(int, low=2), default=batch_size, help="images per batch")
-    add("--lr", type=number(float, above=0), default=lr, help="step size of Adam")
+    add("--lr", type=number(float, above=0), default=lr, help="initial step size")
     add("--seed", type=number(int, low=0, high=2**31 - 1), default=0, help="of everything random")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
         help="auto: cuda if there is one, then mps, then cpu")
@@ -164,7 +164,7 @@ def parse_again(parser, argv, args):
     args = parser.parse_args(argv)
     for key, value in saved.items():
         if key not in free and getattr(args, key) != value:
-            names = [f"--{name.replace('_', '-')}" for name in free if name != "command"]
+            names = [f"--{name.replace('_', '-')}" for name in free if name in saved]
             parser.error(f"--{key.replace('_', '-')} is {value} in {source}; only "
                          f"{', '.join(names)} may change")
     if args.resume:
@@ -178,15 +178,19 @@ def parse_again(parser, argv, args):
     return args
 
 
+def without_flags(argv, *flags):
+    """The words of a command line without these flags and their values."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in flags:
+        parser.add_argument(flag, nargs="?")
+    _, words = parser.parse_known_args([str(word) for word in argv])
+    return words
+
+
 def typed_command(prog, argv):
     """What to type for the same training: the command line without the names of folders."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--out")
-    parser.add_argument("--data-dir")
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--overwrite", action="store_true")
-    _, others = parser.parse_known_args(argv)
-    return shlex.join(["python", prog, *others])
+    words = without_flags(argv, "--out", "--data-dir", "--resume", "--overwrite")
+    return shlex.join(["python", prog, *words])
 
 
 def find_device(name):
@@ -805,7 +809,7 @@ def encode_splits(enc, data):
 
 @torch.no_grad()
 def decode(dec, *codes):
-    """Images (N, C, H, W) of a decoder that takes codes (N, ...), 500 at a time."""
+    """The outputs (N, ...) of a network for inputs (N, ...), such as codes, 500 at a time."""
     chunks = [code.split(500) for code in codes]
     return torch.cat([dec(*chunk) for chunk in zip(*chunks)])
 
@@ -1454,10 +1458,10 @@ def fid(kind, data, data_dir, images, seed=0, shows=100_000, judges=1):
 
     kind: "lenet", "inception" or "none"; images (n, C, H, W), uint8, or float in [0, 1], which is
     rounded to uint8 first, as the set is; judges: the mean over so many LeNets, which differ in
-    their seed. Returns None for "none" or without train, else {value, spread: its deviation between judges, None for
-    one, relative: value over the trace of the test images' covariance, floor: the value of as many
-    train images (at most all, seeded), features: a name, n}. Raises DataError if there are fewer
-    images than features."""
+    their seed. Returns None for "none" or without train, else {value, spread: its deviation between
+    judges (None for one), relative: value over the trace of the test images' covariance, floor: the
+    value of as many train images (at most all, seeded), features: a name, n}. Raises DataError if
+    there are fewer images than features."""
     if kind == "none" or data.train is None:
         return None
     n = len(images)

@@ -26,7 +26,8 @@ Departures from the papers:
   draw starts at the mean image.
 - The flow has 8 couplings of MLPs, scales bounded by exp(2), and starts as the identity. The KL
   weight rises from 0 over a tenth of training, because a code may die under a joint flow.
-- Dis aims at 0.9 for real images (one-sided label smoothing).
+- Dis aims at 0.9 for real images (one-sided label smoothing). Gen and Dis are updated together,
+  from one batch of samples; the papers update Dis first. The step size falls to 0 on a cosine.
 """
 import argparse
 import math
@@ -383,6 +384,8 @@ def train_gan(run, data):
                            fused=device.type != "mps")
     rng = make_rng(args.seed, "training", device)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp, cache_enabled=False)
+    idx_train = torch.randperm(len(data.train), generator=make_rng(args.seed, "d_train"))
+    idx_train = idx_train[:len(data.val)].to(device)        # as many as in validation
     for epoch in range(run.resume("gan", **nets, opt=opt, rng=rng), args.epochs):
         gen.train()
         disc.train()
@@ -402,7 +405,7 @@ def train_gan(run, data):
         gen.eval()
         disc.eval()
         snapshot(run, "gan", epoch, gen)
-        d_train = decode(disc, data.train.images(slice(len(data.val)))).sigmoid().mean().item()
+        d_train = decode(disc, data.train.images(idx_train)).sigmoid().mean().item()
         d_val = decode(disc, data.val.images(slice(None))).sigmoid().mean().item()
         run.end_epoch(d_train=d_train, d_val=d_val)
 
@@ -472,9 +475,9 @@ def report_curves(run):
     panels["GAN: losses, nats"] = {"Gen": ("gan", "loss_gen"), "Dis": ("gan", "loss_disc")}
     panels["probability that Dis assigns"] = {
         "real images": ("gan", "d_real"), "samples": ("gan", "d_fake"),
-        "train, after the epoch": ("gan", "d_train"), "validation, after it": ("gan", "d_val")}
-    run.figure("curves", curves(run.history, panels), "Validation that rises above train is "
-               "overfitting. The losses of a GAN do not measure its images.")
+        "train, end of epoch": ("gan", "d_train"), "validation, end of epoch": ("gan", "d_val")}
+    run.figure("curves", curves(run.history, panels), "A validation loss that rises while "
+               "train falls is overfitting. The losses of a GAN do not measure its images.")
     rows = run.rows("gan")
     if rows:
         last = rows[-1]
@@ -510,12 +513,13 @@ def report_models(run, results):
         if r["confidence"] is not None:
             clear.append(f"{name} {percent(r['confidence'])}")
         if "gain" in r:
-            run.note(f"The {name} changes the NLL of the same images by {-r['gain']['nats']:+.2f} "
-                     f"± {r['gain']['stderr']:.2f} nats against N(0, I) (error over images, not "
-                     "over seeds): a negative number means a better prior.")
+            run.note(f"With the {name} the NLL of the same images changes by "
+                     f"{-r['gain']['nats']:+.2f} ± {r['gain']['stderr']:.2f} nats against the VAE "
+                     "with N(0, I) (error over images, not over seeds); negative is better. With "
+                     "the flow fitted after, only the prior differs.")
     pixels = "drawn as 0 or 1" if args.binarize else "as they are"
     run.table("Comparison", ("model", "Frechet distance", "NLL, nats", "standard error", "bits/dim",
-                             "missing classes", "weights", "of the flow", "seconds"), rows,
+                             "missing classes", "weights", "flow weights", "seconds"), rows,
               f"NLL: {args.likelihood}, pixels {pixels}, {args.nll_k:,} samples of z, at most "
               f"{args.nll_n:,} test images. A class is missing if samples have less than a tenth "
               "of its share of real images.")
@@ -564,11 +568,14 @@ def evaluate(run, data, models):
         names += ["", NAMES[model], ""]
         sample_rows.append(samples[:30].unflatten(0, (3, 10)))
         strip_rows.append(strips[:, :3].transpose(0, 1))    # (3, 12, C, H, W)
+        seconds = sum(row["seconds"] for row in run.rows(model))
+        if model == "flow_after":                           # its VAE is part of it
+            seconds += sum(row["seconds"] for row in run.rows("vae"))
         weights = {part: n_weights(nets[part]) for part in nets}
         flow_weights = weights.pop("flow", 0)
         results[model] = {
             "weights": sum(weights.values()), "flow_weights": flow_weights,
-            "seconds": sum(row["seconds"] for row in run.rows(model)),
+            "seconds": seconds,
             "fid": fid(args.fid, data, args.data_dir, samples, args.seed, shows),
             "missing_classes": None, "confidence": None, "nll": None}
         if net is not None:
@@ -583,7 +590,8 @@ def evaluate(run, data, models):
     run.stage("figures")
     gaps = range(2, len(names), 3)
     run.figure("learning", grid(torch.stack(list(run.kept.values())), list(run.kept)),
-               "The same ten draws of each model as training goes on.")
+               "The same ten draws of each model as training goes on (the flow fitted after has "
+               "the decoder of the VAE).")
     run.figure("samples", grid(torch.cat(sample_rows), names, gap_below=gaps), "Thirty draws of "
                "each model. Are they likely images, and is every class there?")
     run.figure("interpolations", grid(torch.cat(strip_rows), names, gap_after=(0, 10),
@@ -605,7 +613,7 @@ def main(argv=None):
     add("--model", nargs="+", choices=("vae", "flow", "gan"), default=["vae", "flow", "gan"],
         help="trained one after the other")
     add("--flow-fit", nargs="+", choices=("joint", "after"), default=["joint", "after"],
-        help="with its VAE, or to the codes of the finished VAE")
+        help="joint: trained with its VAE; after: fitted to the codes of the finished VAE")
     add("--width", type=number(int, low=1, high=4096), default=32, help="maps next to the image")
     add("--z-dim", type=number(int, low=1, high=4096), default=32, help="size of z")
     add("--couplings", type=number(int, low=1, high=4096), default=8, help="layers of the flow")
@@ -622,7 +630,7 @@ def main(argv=None):
     add("--nll-n", type=number(int, low=2), default=500, help="test images of the NLL")
     args = parse(parser, argv, {}, SMOKE)
     if args.weights:
-        load(args.weights)                                  # refuses them before a folder exists
+        load(args.weights)                                  # raises before a folder exists
     data = load_data(args.data, args.data_dir, args.image_size, args.limit, args.seed)
     if args.likelihood is None:
         args.likelihood = "bernoulli" if data.shape[0] == 1 else "logistic"

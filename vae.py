@@ -5,26 +5,26 @@ from codes. The models are trained one after the other and compared.
 
     vae:  L(x) = E_q(z|x)[-log p(x|z)] + beta KL(q(z|x) || N(0, I)), q(z|x) = N(mu, sigma^2)
     ae:   L(x) = |x - Dec(z)|^2, z = Enc(x)
-    nae:  the same with z = (Enc(x) - mean) / deviation, both over the batch in training, over the
+    nae:  the same with z = (Enc(x) - mean) / std, both over the batch in training, over the
           whole training set afterwards
 vae_losses computes the terms of the first with one z per image, by kl_divergence (appendix B) and
 log_likelihood (appendix C). squared_error is the second.
 
 Loss terms are nats or squared errors per image: sums over pixels and latents, means over images.
---binarize draws pixels as 0 or 1: afresh in each step of training, once for all measurements. On
-grey pixels the Bernoulli term is the mean over such draws: it bounds their likelihood and not that
-of the grey image.
+--binarize draws pixels as 0 or 1: afresh in each step of training, once for the codes and
+likelihoods that are measured; squared errors and distances compare with the grey images. Without it
+the loss bounds the likelihood of such drawn images, not of the grey ones.
 
     python vae.py                    # MNIST, 784-400-20: NLL 93.6 nats, a quarter of an hour
     python vae.py --arch conv        # 86.3 nats, an hour on one busy core
-    python vae.py --model ae nae vae --data fashion --z-dim 2   # 50 minutes: distances 60, 30, 24
+    python vae.py --model ae nae vae --data fashion --z-dim 2   # 50 minutes, three models
     python vae.py --hidden 200 200 --activation tanh --z-dim 50         # as Burda et al. 2016
 
 Departures from the paper:
 - Adam with a cosine schedule instead of Adagrad; ReLU by default instead of tanh; sigma of the
   Gaussian likelihood is a flag and not learned.
 - The decoder's output bias starts at the mean image (Burda et al.).
-- A tenth of the training set (5,000 images of MNIST) is for validation and chooses the epoch.
+- A tenth of the training set (of MNIST 5,000 images) is for validation and chooses the epoch.
 """
 import argparse
 import math
@@ -255,7 +255,6 @@ def train(run, data, measured, model):
     rng = make_rng(args.seed, "images", device)             # the same batches for each model
     rng_noise = make_rng(args.seed, "noise", device)        # which only the vae draws
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=args.amp, cache_enabled=False)
-    batch_size = min(args.batch_size, len(data.train))
     shown = measured["test"].images(pick(data.test.y, 10, args.seed))
 
     start = run.resume(model, enc=enc, dec=dec, opt=opt, rng=rng, rng_noise=rng_noise)
@@ -264,7 +263,7 @@ def train(run, data, measured, model):
         keep_images(run, model, "before training", enc, dec, shown)
     for epoch in range(start, args.epochs):
         enc.train()
-        for step, idx in enumerate(batches(data.train, batch_size, rng)):
+        for step, idx in enumerate(batches(data.train, args.batch_size, rng)):
             set_lr(opt, args.lr * cosine((epoch + step / run.steps_per_epoch) / args.epochs))
             x = data.train.images(idx)                      # (B, C, H, W)
             if args.binarize:
@@ -312,7 +311,7 @@ def likelihood(run, test, nets, mu, logvar):
     """Bound and NLL of the vae: adds a finding and a table to the report, returns the results."""
     args = run.args
     recon, kl = validation_loss("vae", nets["enc"], nets["dec"], test, args)
-    r = {"test_elbo": recon + kl, "test_recon": recon, "test_kl": kl}
+    r = {"test_negative_elbo": recon + kl, "test_recon": recon, "test_kl": kl}
     rows = []
     for key, k in (("nll_100", min(100, args.nll_k)), ("nll", args.nll_k)):
         q = nll(test.images(slice(None)), mu, logvar,
@@ -324,8 +323,9 @@ def likelihood(run, test, nets, mu, logvar):
                                             "effective samples", "bits/dim"), rows,
               f"Of {q['n']:,} random images; the error is over images, not trainings. If the rows "
               "differ by more, the estimate has not converged: raise --nll-k.")
-    run.note(f"VAE: the negative bound is {recon + kl:.2f} nats per image, of which {kl:.2f} are "
-             f"the KL; the NLL of {q['n']:,} random images is {q['nats']:.2f}.")
+    run.note(f"VAE: the negative bound of all test images is {recon + kl:.2f} nats per image, of "
+             f"which {kl:.2f} are the KL; the NLL of {q['n']:,} random ones is {q['nats']:.2f} ± "
+             f"{q['stderr']:.2f} (other images, so it may be the larger of the two).")
     return r
 
 
@@ -359,7 +359,7 @@ def measure(run, data, measured, model, nets, prior):
     r["fid_recon"] = fid(args.fid, data, args.data_dir, recon, args.seed, shows, judges)
     if data.train is not None:
         r["off_support"] = off_support(prior, z["train"], z["test"], active)
-        points = 10_000 if args.z_dim < 3 else None         # of mixed classes: slow
+        points = 10_000 if args.z_dim < 3 else None         # where classes overlap: slow
         r.update(svm_report(run, NAMES[model], (codes["train"][0], data.train.y), (mu, test.y),
                             points))
     return recon, samples, z["test"], r
@@ -379,29 +379,31 @@ def report_models(run, models, results):
                      percent(r["off_support"])))
     run.table("Models on test images", (
         "model", "Frechet distance of samples", "of train images", "of reconstructions",
-        "squared error per pixel", "means of codes", "deviations", "active latents",
-        "draws off the codes"), rows, "Active: variance of the mean above 0.01. Off the codes: "
-        "draws from N(0, I) farther from the nearest training code than 99 % of the test codes, in "
-        "active latents; the decoder was not trained there.")
-    if len(rows) == 1 or rows[0][1] is None:
+        "squared error per pixel", "mean of codes", "their standard deviation", "active latents",
+        "draws off the codes"), rows, "Active, for the VAE: the mean of q(z|x) has a variance "
+        "above 0.01. Off the codes: draws from N(0, I) farther from the nearest training code than "
+        "99 % of the test codes, in active latents; the decoder was not trained there.")
+    if len(rows) == 1:
+        return
+    best = min(models, key=lambda model: results[model]["test_mse"])
+    run.note(f"The {NAMES[best]} reconstructs best: its squared error per pixel is "
+             f"{results[best]['test_mse']:.4f}.")
+    if rows[0][1] is None:
         return
     order = sorted(models, key=lambda model: results[model]["fid"]["value"])
     ranking = ", ".join(f"{NAMES[m]} {results[m]['fid']['value']:.1f}" for m in order)
     first = results[order[0]]
     last = results[order[-1]]
-    cause = "which the codes do not explain"
+    cause = "for a reason that the codes do not show"
     if last["off_support"] > first["off_support"] + 0.05:
-        cause = "because its decoder was not trained on the codes of more of its samples"
+        cause = "because more of its samples come from codes far from any training code"
     elif max(last["code_std"]) > 2:
-        cause = "because N(0, I) draws from the middle of its codes only"
+        cause = "because its codes spread wider than N(0, I), which covers only their middle"
     run.note(f"Frechet distance of samples: {ranking} ({rows[0][2]:.1f} for train images). The "
              f"{NAMES[order[-1]]} is farthest from real images, {cause}: "
-             f"{percent(last['off_support'])} of the draws from N(0, I) lie off its codes, which "
-             f"deviate by up to {max(last['code_std']):.1f}. For the {NAMES[order[0]]} these "
-             f"numbers are {percent(first['off_support'])} and {max(first['code_std']):.1f}.")
-    best = min(models, key=lambda model: results[model]["test_mse"])
-    run.note(f"The {NAMES[best]} reconstructs best: its squared error per pixel is "
-             f"{results[best]['test_mse']:.4f}.")
+             f"{percent(last['off_support'])} of the draws from N(0, I) lie off its codes, whose "
+             f"standard deviation is up to {max(last['code_std']):.1f}; of the {NAMES[order[0]]} "
+             f"{percent(first['off_support'])} and {max(first['code_std']):.1f}.")
 
 
 @torch.no_grad()
@@ -449,15 +451,16 @@ def evaluate(run, data, measured, models):
             summary[f"{label}SVM in %"] = 100 * r["svm_rbf"]["accuracy"]
     run.stage("figures")
     run.figure("curves", curves(run.history, panels), "Losses per image, in nats (VAE) or "
-               "squared errors. All should fall together, except that noise in a batch's mean "
-               "raises the training loss of a normalized AE. The best epoch on validation is kept.")
+               "squared errors, should fall together; the KL rises as z comes into use. Noise in "
+               "a batch's mean raises the training loss of a normalized AE. The best epoch on "
+               "validation is kept.")
     rows = {**recon_rows, **sample_rows}
     run.figure("reconstructions_and_samples", grid(torch.stack(list(rows.values())), list(rows)),
                "Ten test images, what each model makes of their codes, and ten samples, of which "
                "those of a column have the same z from N(0, I).")
     run.figure("learning", grid(torch.stack(list(run.kept.values())), list(run.kept)),
-               "Ten test images during training. Before it every code gives the mean training "
-               "image, where the decoder's output bias starts.")
+               "Ten test images during training. Before training every code gives nearly the mean "
+               "training image, where the decoder's output bias starts.")
     accuracies = code_map(run, codes, data.test.y, points)
     for model in models:
         results[model]["neighbour_acc"] = accuracies[NAMES[model]]
@@ -498,14 +501,15 @@ def main(argv=None):
     add("--beta", type=number(float, low=0), default=1.0, help="weight of the KL")
     add("--likelihood", choices=("bernoulli", "gaussian"),
         help="of pixels given z (default: bernoulli; colour sets and photographs gaussian)")
-    add("--sigma", type=number(float, above=0), default=0.1, help="deviation of that Gaussian")
+    add("--sigma", type=number(float, above=0), default=0.1,
+        help="standard deviation of the Gaussian likelihood, pixels in [0, 1]")
     add("--binarize", action=argparse.BooleanOptionalAction,
         help="draw pixels as 0 or 1 (default: for --model vae on MNIST with bernoulli)")
     add("--nll-k", type=number(int, low=1), default=5000, help="samples of z per image for the NLL")
     add("--nll-n", type=number(int, low=2), default=1000, help="test images for the NLL")
     args = parse(parser, argv, preset, SMOKE)
     if args.weights:
-        load(args.weights)                                  # refuses them before a folder exists
+        load(args.weights)                                  # raises before a folder exists
     data = load_data(args.data, args.data_dir, args.image_size, args.limit, args.seed)
     if args.likelihood is None:
         photographs = args.data.partition(":")[0] in ("faces", "yaleb", "multipie")
