@@ -304,7 +304,7 @@ def test_each_model_keeps_its_own_best_epoch_and_resume_skips_finished_ones(tmp_
 def test_one_latent_runs_through_the_whole_evaluation(model, tmp_path):
     r = run(tmp_path, "one", "--model", model, "--z-dim", 1, "--hidden", 16, "--fid", "none")
     assert len(r[model]["code_mean"]) == 1 and 0 <= r[model]["neighbour_acc"] <= 1
-    assert "plane" in figures(tmp_path / "one")
+    assert "tsne" in figures(tmp_path / "one")
 
 
 def test_a_density_has_no_bits_per_dim(tmp_path):
