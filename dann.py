@@ -41,7 +41,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from data import DataError, Dataset, Split, batches, describe, load as load_data, moons, pick
+from data import DataError, Dataset, Split, batches, load as load_data, moons, pick
 from eval import (Run, checkpoint, common_flags, curves, encode, grid, load_networks, make_rng,
                   new_figure, number, parse, percent, run_command, scatter, set_lr, tsne,
                   without_flags)
@@ -622,7 +622,7 @@ def main(argv=None):
                         "and restore files that were added, removed or renamed.")
     args.n_classes = len(source.classes)
     run = Run("dann", args, source)
-    print(*describe(target), sep="\n", flush=True)
+    print(target, flush=True)
     target = target.to(run.device)
     if not args.weights:
         for model in args.model:

@@ -119,7 +119,17 @@ class Dataset:
         return replace(self, **{name: part.to(device) for name, part in self.splits().items()})
 
     def __repr__(self):
-        return "\n".join(describe(self))
+        """Sizes, images per class, and the names of up to 12 classes."""
+        shape = "x".join(map(str, self.shape))
+        lines = [f"{self.name}: shape {shape}, {len(self.classes)} classes"]
+        for name, split in self.splits().items():
+            _, _, count, _ = split.by_class
+            count = count[count > 0]
+            lines.append(f"{name:8}{len(split):,} images, {len(count)} classes, "
+                         f"{count.min()} to {count.max()} per class")
+        if len(self.classes) <= 12:
+            lines.append(f"classes {', '.join(self.classes)}")
+        return "\n".join(lines)
 
 
 def by_class(y):
@@ -147,7 +157,7 @@ def pairs(split, idx, rng, pool=None):
     class has no other image (`need_pairs` refuses such a set). With a pool, another Split that must
     hold every class of the images, returns indices (B,) into the pool."""
     y = split.y[idx]
-    high = 2**23 if rng.device.type == "mps" else 2**30   # % goes by float32 on mps
+    high = 2**23 if rng.device.type == "mps" else 2**30   # % is a float32 on mps
     draw = torch.randint(high, y.shape, generator=rng, device=rng.device).to(split.y.device)
     if pool is None or pool is split:
         order, first, count, rank = split.by_class
@@ -161,7 +171,8 @@ def pairs(split, idx, rng, pool=None):
 
 def need_pairs(split, classes):
     """Raises DataError if a class of the split has a single image. classes: their names."""
-    alone = (split.by_class[2] == 1).nonzero().flatten().tolist()
+    _, _, count, _ = split.by_class
+    alone = (count == 1).nonzero().flatten().tolist()
     if alone:
         raise DataError(f"Class {classes[alone[0]]} has a single training image and pairs need "
                         "two: add images, leave it out or raise --limit.")
@@ -173,20 +184,6 @@ def pick(labels, n, seed):
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     rank = by_class(labels.cpu()[order])[3]               # 0 for the first row of its label
     return order[rank.argsort(stable=True)][:n].to(labels.device)
-
-
-def describe(data):
-    """Lines that say what a set holds: sizes, images per class, names of up to 12 classes."""
-    shape = "x".join(map(str, data.shape))
-    lines = [f"{data.name}: shape {shape}, {len(data.classes)} classes"]
-    for name, split in data.splits().items():
-        count = split.by_class[2]
-        count = count[count > 0]
-        lines.append(f"{name:8}{len(split):,} images, {len(count)} classes, "
-                     f"{count.min()} to {count.max()} per class")
-    if len(data.classes) <= 12:
-        lines.append(f"classes {', '.join(data.classes)}")
-    return lines
 
 
 # %% Sets and their files
@@ -1169,7 +1166,7 @@ def main(argv=None):
         sheet = args.data_dir / f"{args.name.partition(':')[0]}.png"
         args.data_dir.mkdir(parents=True, exist_ok=True)
         contact_sheet(data, sheet)
-        print("\n".join(describe(data)))
+        print(data)
         for factor, values in data.factors.items():
             print(f"{factor:12}{len(values)} values: {' '.join(values)}")
         digest = hashlib.sha256()

@@ -25,7 +25,8 @@ import re
 import shlex
 import sys
 import time
-from dataclasses import dataclass, replace
+from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data import (SETS, DataError, Dataset, Split, batches, describe, image_files,
-                  load as load_data, pick, read_images, torchvision)
+from data import (SETS, DataError, Dataset, Split, batches, image_files, load as load_data, pick,
+                  read_images, torchvision)
 
 # %% Command line
 
@@ -55,7 +56,8 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Keeps the line breaks of the docstring and adds each flag's default to its help."""
 
     def _get_help_string(self, action):
-        if action.default in (None, False, argparse.SUPPRESS) or "(default" in action.help:
+        silent = (None, False, argparse.SUPPRESS)           # by identity: 0 == False
+        if any(action.default is value for value in silent) or "(default" in action.help:
             return action.help
         return f"{action.help} (default: %(default)s)"
 
@@ -111,7 +113,8 @@ def common_flags(script, doc, epochs, batch_size, lr, data="mnist", fid=False, p
 
 # Flags that do not belong to a training, and flags that may change when a checkpoint is evaluated.
 NOT_SAVED = ("resume", "weights", "overwrite", "out")
-FREE_WITH_WEIGHTS = ("data", "data_dir", "device", "limit", "image_size", "fid", "command")
+FREE_WITH_WEIGHTS = ("data", "data_dir", "device", "limit", "image_size", "fid")
+FREE_WITH_RESUME = ("device", "data_dir", "epochs")
 
 
 def parse(parser, argv, preset, smoke):
@@ -119,9 +122,10 @@ def parse(parser, argv, preset, smoke):
     the preset, which wins over the defaults.
 
     preset: {set: {flag: value}}, chosen by --data, or a function of the arguments. With --resume
-    the arguments are those of the run in --out, and only --device, --data-dir and, upwards,
-    --epochs may differ; with --weights they are the checkpoint's. `command` is what was typed,
-    without --out and --data-dir. Ends with one sentence if the flags contradict each other."""
+    the arguments are those of the run in --out, with --weights those of the checkpoint; only the
+    flags in FREE_WITH_RESUME (--epochs upwards) or FREE_WITH_WEIGHTS may differ. `command` is what
+    was typed, without --out and --data-dir. Ends with one sentence if the flags contradict each
+    other."""
     argv = [str(word) for word in (sys.argv[1:] if argv is None else argv)]
     args = parser.parse_args(argv)
     if args.out == "" or args.weights == "":
@@ -132,15 +136,15 @@ def parse(parser, argv, preset, smoke):
         parser.error("--resume needs --out, the folder of the run")
     if args.resume or args.weights:
         return parse_again(parser, argv, args)
-    if args.smoke:
-        parser.set_defaults(**smoke)
-        args = parser.parse_args(argv)
+    if not args.smoke:
+        smoke = {}
+    parser.set_defaults(**smoke)
+    args = parser.parse_args(argv)
     if callable(preset):
-        parser.set_defaults(**preset(args))
+        preset = preset(args)
     else:
-        parser.set_defaults(**preset.get(args.data.partition(":")[0], {}))
-    if args.smoke:
-        parser.set_defaults(**smoke)
+        preset = preset.get(args.data.partition(":")[0], {})
+    parser.set_defaults(**{**preset, **smoke})
     args = parser.parse_args(argv)
     args.command = typed_command(parser.prog, argv)
     return args
@@ -148,33 +152,24 @@ def parse(parser, argv, preset, smoke):
 
 def parse_again(parser, argv, args):
     """The arguments of a saved run (--resume) or of a checkpoint (--weights), and what is typed."""
-    script = parser.prog.removesuffix(".py")
-    typed = typed_command(parser.prog, argv)
-    if args.resume:
-        saved = checkpoint(Path(args.out) / "last.pt", script)["args"]
-        free = ("device", "data_dir", "epochs")
-        source = f"the run of {args.out}"
-    else:
-        saved = dict(checkpoint(args.weights, script)["args"])
-        free = FREE_WITH_WEIGHTS
-        source = args.weights
-        saved.pop("device", None)                           # of another machine
-        saved.pop("data_dir", None)
+    source = args.weights or Path(args.out) / "last.pt"
+    free = FREE_WITH_WEIGHTS if args.weights else FREE_WITH_RESUME
+    saved = checkpoint(source, parser.prog.removesuffix(".py"))["args"]
+    if args.weights:                                        # device and folder: of another machine
+        saved = {key: saved[key] for key in saved if key not in ("device", "data_dir", "command")}
     parser.set_defaults(**saved)
     args = parser.parse_args(argv)
     for key, value in saved.items():
         if key not in free and getattr(args, key) != value:
-            names = [f"--{name.replace('_', '-')}" for name in free if name in saved]
+            names = [f"--{name.replace('_', '-')}" for name in free if hasattr(args, name)]
             parser.error(f"--{key.replace('_', '-')} is {value} in {source}; only "
                          f"{', '.join(names)} may change")
-    if args.resume:
-        if args.epochs < saved["epochs"]:
-            parser.error(f"--epochs can only be raised with --resume, from {saved['epochs']}")
-        args.command = saved["command"]
-        if args.epochs > saved["epochs"]:
-            args.command += f" --epochs {args.epochs}"
-    else:
-        args.command = typed
+    if args.weights:
+        args.command = typed_command(parser.prog, argv)
+    elif args.epochs < saved["epochs"]:
+        parser.error(f"--epochs can only be raised with --resume, from {saved['epochs']}")
+    elif args.epochs > saved["epochs"]:
+        args.command += f" --epochs {args.epochs}"
     return args
 
 
@@ -224,29 +219,22 @@ def run_command(main):
     Run.how_to_continue = ""
     try:
         main()
+        return
     except KeyboardInterrupt:
         print(f"\n{name}: stopped{Run.how_to_continue}")
         sys.exit(130)
-    except (DataError, OSError, MemoryError, RuntimeError) as error:
-        sentence = error_sentence(error)
-        if sentence is None:                                # a fault of the program
-            raise
-        sentence = " ".join(sentence.split())               # one line, whatever a path holds
-        print(f"{name}: {sentence}{Run.how_to_continue}.", file=sys.stderr)
-        sys.exit(2)
-
-
-def error_sentence(error):
-    """One sentence, without its full stop, for an error that the user can do something about; None
-    for a fault of the program."""
-    if isinstance(error, DataError):
-        return str(error).rstrip(".")
-    if isinstance(error, OSError):
-        return f"{error.filename or 'a file'} cannot be read or written: {error.strerror}"
-    if isinstance(error, MemoryError) or re.search("out of memory|allocate memory", str(error)):
-        return ("there is not enough memory: choose a smaller --batch-size, --image-size or "
-                "--limit")
-    return None
+    except DataError as error:
+        sentence = str(error).rstrip(".")
+    except OSError as error:
+        sentence = f"{error.filename or 'a file'} cannot be read or written: {error.strerror}"
+    except (MemoryError, RuntimeError) as error:
+        memory = isinstance(error, MemoryError) or "out of memory" in str(error)
+        if not memory and "allocate memory" not in str(error):
+            raise                                           # a fault of the program
+        sentence = "there is not enough memory: lower --batch-size, --image-size or --limit"
+    sentence = " ".join(sentence.split())                   # one line, whatever a path holds
+    print(f"{name}: {sentence}{Run.how_to_continue}.", file=sys.stderr)
+    sys.exit(2)
 
 
 def make_rng(seed, purpose, device="cpu"):
@@ -271,12 +259,11 @@ def write(path, content):
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):                      # a full disk does not name the file
-            error.filename = str(path)
+    except OSError as error:                                # a full disk does not name the file
+        error.filename = str(path)
         raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def save(path, content):
@@ -299,14 +286,13 @@ def checkpoint(path, script):
         found = dict(content)["script"]
         needed = {"args", "shape", "classes", "fingerprint", "nets", "history", "epoch"}
         arguments = {"data", "seed", "epochs", "command"}
-        complete = found != script or (
-            needed <= content.keys() and arguments <= content["args"].keys())
+        if found == script and not (
+                needed <= content.keys() and arguments <= content["args"].keys()):
+            raise KeyError("a part of a checkpoint")
     except OSError as error:                                # no permission: not damaged
         raise DataError(f"{path} cannot be read: {error.strerror}.") from None
-    except Exception:
-        complete = False
-    if not complete:
-        raise DataError(f"{path} is damaged or not a checkpoint of {script}.py.")
+    except Exception:                                       # damaged bytes raise anything
+        raise DataError(f"{path} is damaged or not a checkpoint of {script}.py.") from None
     if found != script:
         raise DataError(f"{path} is a checkpoint of {found}.py, not of {script}.py.")
     return content
@@ -408,7 +394,8 @@ class Run:
     A script creates it once its arguments and data are known to be good, calls `resume` before a
     training, `track` in each step and `end_epoch` after each epoch; then `figure`, `table`, `note`
     and `finish`. Several models are trained one after the other, each under its own name. Only
-    files that a run wrote are replaced, and only when their successors are complete."""
+    files that a run wrote are replaced. With --overwrite the old log and checkpoints are deleted
+    when the new run begins, and the report is replaced when the new one is complete."""
 
     how_to_continue = ""                                    # the end of run_command's last line
 
@@ -456,7 +443,7 @@ class Run:
             write(self.folder / "args.json", json.dumps({"script": script, **self.saved_args},
                                                         indent=1))
         print(f"{self.folder}: {args.data} on {self.device}, {torch.get_num_threads()} threads")
-        print(*describe(data), sep="\n", flush=True)
+        print(data, flush=True)
         self.data = data.to(self.device)
         self.steps_per_epoch = 0                            # of batches without a remainder
         if data.train is not None:
@@ -477,9 +464,9 @@ class Run:
                             "were added, removed or renamed), so its split would be another one: "
                             "restore it, or start a new run.")
         if data.classes != saved["classes"]:
-            raise DataError(f"The checkpoint's classes ({', '.join(saved['classes'][:3])}, ...) "
-                            f"are not those of {self.args.data} ({', '.join(data.classes[:3])}, "
-                            "...).")
+            missing = [name for name in saved["classes"] if name not in data.classes]
+            raise DataError(f"The checkpoint's classes are not those of {self.args.data}, or in "
+                            f"another order; missing: {', '.join(missing) or 'none'}.")
         data = all_as_test(data, saved, self.args.data_dir)
         if self.args.data == saved["args"]["data"]:
             self.note(f"{data.name} is not the set that the checkpoint was trained on any more "
@@ -548,29 +535,21 @@ class Run:
             finite[name] = int(values.isfinite().sum())
         self.tracked = {}
         terms = {**means, **terms}
-        self.check_finite(terms, finite)
+        bad = [name for name, value in terms.items() if not math.isfinite(value)]
+        bad.sort(key=lambda name: finite.get(name, math.inf))                   # the cause first
+        for name, part in self.parts.items():
+            if isinstance(part, nn.Module):
+                if not all(weight.isfinite().all() for weight in part.parameters()):
+                    bad.append(f"a weight of {name}")
+        if bad:
+            done = len(self.rows(self.model))
+            kept = f"the checkpoint of epoch {done} stays" if done else "there is no checkpoint yet"
+            raise DataError(f"{bad[0]} is not finite in epoch {done + 1}: lower --lr or the weight "
+                            f"of that term; {kept}")
         if images is None:
             images = self.steps_per_epoch * min(self.args.batch_size, len(self.data.train))
         self.log_epoch(terms, images)
         self.save_epoch(score)
-
-    def check_finite(self, terms, finite):
-        """Raises DataError if a term or a weight is not finite; names the term that was finite in
-        the fewest steps, which made the others so."""
-        bad = [name for name, value in terms.items() if not math.isfinite(value)]
-        for name, part in self.parts.items():
-            if isinstance(part, nn.Module):
-                for weight in part.parameters():
-                    if not weight.isfinite().all():
-                        bad.append(f"a weight of {name}")
-        if bad:
-            first = min(bad, key=lambda name: finite.get(name, math.inf))
-            done = len(self.rows(self.model))
-            kept = f"the checkpoint of epoch {done} stays"
-            if done == 0:
-                kept = "there is no checkpoint yet"
-            raise DataError(f"{first} is not finite in epoch {done + 1}: lower --lr or the weight "
-                            f"of that term; {kept}")
 
     def log_epoch(self, terms, images):
         """Adds the terms of an epoch that used `images` images to the log, and prints them."""
@@ -781,12 +760,7 @@ def cosine(progress):
 # %% What a code holds
 
 
-@dataclass
-class Codes:
-    """The codes of a split: mu (N, Z) and logvar (N, Z) of q(z|x), s (N, S)."""
-    mu: torch.Tensor
-    logvar: torch.Tensor
-    s: torch.Tensor
+Codes = namedtuple("Codes", "mu logvar s")     # of a split: (N, Z) and (N, Z) of q(z|x), (N, S)
 
 
 @torch.no_grad()
@@ -800,11 +774,7 @@ def encode(enc, split):
 
 def encode_splits(enc, data):
     """{split: Codes} of an encoder with outputs mu, logvar, s."""
-    codes = {}
-    for name, split in data.splits().items():
-        mu, logvar, s = encode(enc, split)
-        codes[name] = Codes(mu, logvar, s)
-    return codes
+    return {name: Codes(*encode(enc, split)) for name, split in data.splits().items()}
 
 
 @torch.no_grad()
@@ -812,13 +782,6 @@ def decode(dec, *codes):
     """The outputs (N, ...) of a network for inputs (N, ...), such as codes, 500 at a time."""
     chunks = [code.split(500) for code in codes]
     return torch.cat([dec(*chunk) for chunk in zip(*chunks)])
-
-
-def mlp(width_in, width_out):
-    """The papers' two-layer MLP: 256-256, batch norm, LeakyReLU 0.2 (Jha et al., released code)."""
-    return nn.Sequential(nn.Linear(width_in, 256), nn.BatchNorm1d(256), nn.LeakyReLU(0.2),
-                         nn.Linear(256, 256), nn.BatchNorm1d(256), nn.LeakyReLU(0.2),
-                         nn.Linear(256, width_out))
 
 
 def sampled_rows(code, idx, rng):
@@ -832,7 +795,8 @@ def sampled_rows(code, idx, rng):
 
 @torch.enable_grad()
 def fit_mlp(code, width_out, loss, seed, steps, batch_size=256):
-    """Trains `mlp` on a code with Adam, the step size falling from 1e-3 to 1e-4 on a cosine.
+    """Trains the papers' MLP (256-256, batch norm, LeakyReLU 0.2: Jha et al., released code) on a
+    code with Adam, the step size falling from 1e-3 to 1e-4 on a cosine.
 
     code: (N, d), or (mu, logvar), of which z is drawn afresh at every step; loss(output, idx): the
     loss of the outputs (B, width_out) for rows idx. Returns the network in eval mode."""
@@ -840,7 +804,9 @@ def fit_mlp(code, width_out, loss, seed, steps, batch_size=256):
     rng = make_rng(seed, "fit_mlp", mean.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = mlp(mean.shape[1], width_out).to(mean.device)
+        net = nn.Sequential(nn.Linear(mean.shape[1], 256), nn.BatchNorm1d(256), nn.LeakyReLU(0.2),
+                            nn.Linear(256, 256), nn.BatchNorm1d(256), nn.LeakyReLU(0.2),
+                            nn.Linear(256, width_out)).to(mean.device)
     opt = torch.optim.Adam(net.parameters(), fused=mean.device.type != "mps")
     batch_size = min(batch_size, len(mean))
     order = torch.randperm(len(mean), generator=rng, device=mean.device)
@@ -868,32 +834,28 @@ def probe(train, test, labels, seed=0, steps=2000, draws=20):
     sizes = [int(torch.cat(pair).max()) + 1 for pair in labels.values()]
 
     def loss(output, idx):
-        total = 0
-        for logits, (y, _) in zip(output.split(sizes, dim=1), labels.values()):
-            total = total + F.cross_entropy(logits, y[idx])
-        return total
+        heads = zip(output.split(sizes, dim=1), labels.values())
+        return sum(F.cross_entropy(logits, y[idx]) for logits, (y, _) in heads)
 
-    def predict(code, n, rng):
-        idx = torch.arange(n, device=rng.device)
-        output = net(sampled_rows(code, idx, rng))
-        return {name: logits.argmax(1)
-                for name, logits in zip(labels, output.split(sizes, dim=1))}
+    def hits(code, part):                                   # part: 0 train, 1 test
+        idx = torch.arange(n[part], device=rng.device)
+        heads = zip(net(sampled_rows(code, idx, rng)).split(sizes, dim=1), labels.values())
+        return torch.stack([(logits.argmax(1) == pair[part]).float() for logits, pair in heads])
 
     net = fit_mlp(train, sum(sizes), loss, seed, steps)
+    y, y_test = next(iter(labels.values()))
+    n = (len(y), len(y_test))
+    rng = make_rng(seed, "probe", y.device)
+    on_train = hits(train, 0).mean(1)
     if isinstance(test, torch.Tensor):
         draws = 1
+    on_test = sum(hits(test, 1) for _ in range(draws)) / draws                  # (labels, N_test)
     results = {}
-    for name, (y, y_test) in labels.items():
+    for k, (name, (y, y_test)) in enumerate(labels.items()):
         counts = y.bincount()
-        results[name] = {"hits": torch.zeros(len(y_test), device=y.device),
+        results[name] = {"train": on_train[k].item(), "hits": on_test[k],
                          "chance": 1 / int((counts > 0).sum()),
                          "majority": (y_test == counts.argmax()).float().mean().item()}
-    rng = make_rng(seed, "probe", y.device)
-    for name, predicted in predict(train, len(y), rng).items():
-        results[name]["train"] = (predicted == labels[name][0]).float().mean().item()
-    for _ in range(draws):
-        for name, predicted in predict(test, len(y_test), rng).items():
-            results[name]["hits"] += (predicted == labels[name][1]).float() / draws
     return results
 
 
@@ -939,20 +901,18 @@ def pose_only(data, codes):
     its pose over train: a z that holds the pose and nothing of the class. None if the set has no
     pose.
 
-    A probe on it is the null of the class probe: chance is not, if a class has one image per pose,
-    since a pose then tells which classes are missing from train."""
+    What a probe on it scores, and not chance, is the null: if a class has one image per pose, a
+    pose tells which classes have it in train and so cannot have it in test."""
     names = pose_factors(data)
     if not names:
         return None
     pose = pose_labels(data, data.train, names)
     pose_test = pose_labels(data, data.test, names)
     size = int(torch.cat([pose, pose_test]).max()) + 1
-    count = pose.bincount(minlength=size).clamp(min=1)[:, None]
-    means = []
-    for values in (codes["train"].mu, codes["train"].logvar):
-        total = torch.zeros(size, values.shape[1], device=values.device)
-        means.append(total.index_add(0, pose, values) / count)
-    mu, logvar = means                                      # (poses, Z)
+    shares = F.one_hot(pose, size).float()                  # (N, poses)
+    shares = shares / shares.sum(0).clamp(min=1)
+    mu = shares.T @ codes["train"].mu                       # (poses, Z), means over train
+    logvar = shares.T @ codes["train"].logvar
     return {"train": (mu[pose], logvar[pose]), "test": (mu[pose_test], logvar[pose_test])}
 
 
@@ -1022,8 +982,11 @@ def report_class(run, r):
               "is the accuracy for a z that holds the pose and nothing else.")
     run.note(f"s predicts the class of {percent(r['s_test_acc'])} of the test images, the mean of "
              f"z of {percent(r['z_mean_test_acc'])}.")
-    null = r["chance"] if r["z_null_acc"] is None else r["z_null_acc"]
-    what = "chance" if r["z_null_acc"] is None else "pose-only null"
+    null = r["z_null_acc"]
+    what = "pose-only null"
+    if null is None:                                        # what a constant z scores
+        null = max(r["chance"], r["majority"])
+        what = "chance or majority"
     sentence = f"Sampled z predicts it in {percent(r['z_test_acc'])} ({what} {percent(null)}): "
     if leaks(r["z_test_acc"], r["z_test_stderr"], null, r["z_null_stderr"]):
         sentence += "more than two standard errors above, so part of the class leaks into z."
@@ -1036,39 +999,29 @@ def report_class(run, r):
 
 
 def report_factors(run, data, factors):
-    """The table of the factor probes, and which factor is found worst where it belongs, and which
-    best where it does not."""
+    """The table of the factor probes, and which factors leak into the code that should not hold
+    them."""
     poses = pose_factors(data)
     rows = []
+    leaking = {"s": [], "z": []}
     for name, f in factors.items():
-        cells = [name, "z" if name in poses else "s"]
+        home, away = ("z", "s") if name in poses else ("s", "z")
+        cells = [name, home]
         for code in ("s", "z", "z_mean"):
             error = f[f"{code}_stderr"]
             cells.append(percent(f[code]) + ("" if error is None else f" ± {100 * error:.1f}"))
         rows.append([*cells, percent(f["chance"])])
+        if leaks(f[away], f[f"{away}_stderr"], f["chance"]):
+            leaking[away].append(f"{name} ({percent(f[away])}, chance {percent(f['chance'])})")
     where = "unseen identities" if data.unseen else "test images"
     run.table(f"Factors predicted from the codes on {where}",
               ("factor", "belongs in", "s", "sampled z", "mean of z", "chance"), rows,
               "Balanced accuracy ± its standard error, which for unseen identities is that over "
               "identities.")
-    persons = [name for name in factors if name not in poses]
-    for group, home, away in ((persons, "s", "z"), (poses, "z_mean", "s")):
-        if not group:
-            continue
-        home_words = "s" if home == "s" else "the mean of z"
-        away_words = "sampled z" if away == "z" else "s"
-        worst = min(group, key=lambda name: factors[name][home])
-        gaps = {name: factors[name][away] - factors[name]["chance"] for name in group}
-        best = max(group, key=lambda name: gaps[name])
-        f = factors[best]
-        sentence = (f"Of the factors that belong in {home[0]}, {home_words} predicts {worst} worst "
-                    f"({percent(factors[worst][home])}), and {away_words} predicts {best} best, "
-                    f"{100 * gaps[best]:.1f} points above chance: ")
-        if leaks(f[away], f[f"{away}_stderr"], f["chance"]):
-            sentence += f"{best} leaks into {away[0]}."
-        else:
-            sentence += f"within two standard errors, so none of them leaks into {away[0]}."
-        run.note(sentence)
+    for code, words in (("z", "sampled z"), ("s", "s")):
+        found = ", ".join(leaking[code]) or "none"
+        run.note(f"Factors that {words} predicts although they belong in the other code (more than "
+                 f"two standard errors above chance): {found}.")
 
 
 @torch.no_grad()
@@ -1215,26 +1168,25 @@ def svm_scores(train, test, kernel, seed=0, points=None):
 def svm_report(run, name, train, test, points=None):
     """`svm_scores` of a linear and an RBF kernel, {"svm_linear", "svm_rbf"}; adds the table of both
     and the figure confusion_NAME to the report."""
-    linear = svm_scores(train, test, "linear", run.args.seed, points)
-    rbf = svm_scores(train, test, "rbf", run.args.seed, points)
+    kernels = {"linear": "linear kernel", "rbf": "RBF kernel"}
+    scores = {kernel: svm_scores(train, test, kernel, run.args.seed, points) for kernel in kernels}
+    names = run.classes[:len(scores["rbf"]["confusion"])]   # without those of unseen identities
     rows = []
-    for k, title in enumerate([*run.classes, "macro average"]):
-        key = str(k) if k < len(run.classes) else "macro avg"
+    for k, title in enumerate([*names, "macro average"]):
         cells = [title]
-        for scores in (linear, rbf):
-            of_class = scores["classes"][key]
-            cells += [percent(of_class["precision"]), percent(of_class["recall"]),
-                      percent(of_class["f1-score"])]
+        for found in scores.values():
+            of_class = found["classes"]["macro avg" if k == len(names) else str(k)]
+            cells += [percent(of_class[key]) for key in ("precision", "recall", "f1-score")]
         rows.append(cells)
+    accuracies = [percent(found["accuracy"]) for found in scores.values()]
     run.table(f"SVM on the codes of {name}", ("class", "linear: precision", "recall", "F1",
                                               "RBF: precision", "recall", "F1"), rows,
-              f"Accuracy on test images: {percent(linear['accuracy'])} with a linear kernel, "
-              f"{percent(rbf['accuracy'])} with an RBF kernel.")
-    panels = {f"{name}, linear kernel": linear["confusion"],
-              f"{name}, RBF kernel": rbf["confusion"]}
-    run.figure(f"confusion_{name}".replace(" ", "_"), confusion(panels, run.classes), "Which class "
-               "an SVM on the codes predicts for test images. Off the diagonal are the mistakes.")
-    return {"svm_linear": linear, "svm_rbf": rbf}
+              f"Accuracy on test images: {accuracies[0]} with a linear kernel, {accuracies[1]} "
+              "with an RBF kernel.")
+    panels = {f"{name}, {kernels[kernel]}": scores[kernel]["confusion"] for kernel in kernels}
+    run.figure(f"confusion_{name}".replace(" ", "_"), confusion(panels, names), "Which class an "
+               "SVM on the codes predicts for test images. Off the diagonal are the mistakes.")
+    return {"svm_linear": scores["linear"], "svm_rbf": scores["rbf"]}
 
 
 def tsne(code, seed=0):
@@ -1272,8 +1224,8 @@ def code_map(run, codes, y, points):
     panels = {}
     accuracies = {}
     parts = []
+    plane = next(iter(codes.values())).shape[1] == 2
     for title, code in codes.items():
-        plane = code.shape[1] == 2
         drawn = code[idx].cpu().numpy() if plane else tsne(code[idx], seed)
         accuracies[title] = neighbour_accuracy(drawn, y[idx])
         panels[title] = (drawn, y[idx], run.classes)
@@ -1283,7 +1235,7 @@ def code_map(run, codes, y, points):
         name, what, axes_names = "plane", "Codes", ("first latent", "second latent")
     run.figure(name, scatter(panels, seed, axes_names), f"{what} of test images, trained without "
                "labels. How often the five nearest points vote for the right class: "
-               f"{'; '.join(parts)}; chance is {percent(1 / len(run.classes))}.")
+               f"{'; '.join(parts)}; chance is {percent(1 / len(y.unique()))}.")
     return accuracies
 
 
@@ -1344,20 +1296,10 @@ def nll(x, mu, logvar, log_likelihood, k=5000, n=None, discrete=True, seed=0, pr
     ess: the effective sample size, the mean over images}."""
     idx = random_subset(len(x), n or len(x), seed, x.device)
     log_p, sizes = log_marginal(x[idx], mu[idx], logvar[idx], log_likelihood, k, seed, prior)
-    result = mean_nats(-log_p, x[0].numel())
-    if not discrete:
-        result["bits_per_dim"] = None
-    return {**result, "k": k, "ess": sizes.mean().item()}
-
-
-def mean_nats(values, numbers=None):
-    """{nats, stderr, n}: mean of values (n,), its standard error, None for a single one, and n;
-    with `numbers`, the D of an image, also bits_per_dim, nats / (D ln 2)."""
-    nats, stderr = mean_and_stderr(values)
-    result = {"nats": nats, "stderr": stderr, "n": len(values)}
-    if numbers is not None:
-        result["bits_per_dim"] = nats / (numbers * math.log(2))
-    return result
+    nats, stderr = mean_and_stderr(-log_p)
+    bits = nats / (x[0].numel() * math.log(2)) if discrete else None
+    return {"nats": nats, "bits_per_dim": bits, "k": k, "n": len(log_p), "stderr": stderr,
+            "ess": sizes.mean().item()}
 
 
 # %% The Frechet distance between features of images
@@ -1376,13 +1318,6 @@ def frechet(mean1, cov1, mean2, cov2):
     values = torch.linalg.eigvalsh(root.T @ cov2.double() @ root).clamp(min=0)
     squared = (mean1 - mean2).double().square().sum() + cov1.trace() + cov2.trace()
     return max((squared - 2 * values.sqrt().sum()).item(), 0.0)
-
-
-def to_bytes(images):
-    """Images as they would be saved: float in [0, 1] to the nearest uint8; uint8 unchanged."""
-    if images.dtype == torch.uint8:
-        return images
-    return (images.float() * 255 + 0.5).clamp(0, 255).byte()
 
 
 def inception(data_dir):
@@ -1435,7 +1370,9 @@ def extractor(kind, data, data_dir, device, shows=100_000, seed=0):
     def measure(images):
         features = []
         for part in images.split(size):
-            part = to_bytes(part.to(device))
+            part = part.to(device)
+            if part.is_floating_point():                    # as it would be saved
+                part = (part * 255).round().clamp(0, 255).byte()
             x = part.float() / 255 if kind == "lenet" else inception_input(part)
             features.append(net(x).cpu().double())
         features = torch.cat(features)                      # (n, d)
@@ -1472,19 +1409,20 @@ def fid(kind, data, data_dir, images, seed=0, shows=100_000, judges=1):
         judges = 1
     cache = vars(data).setdefault("statistics", {})         # of test and train: measured once
     values = []
+    relative = []
     floors = []
     for judge in range(judges):
         measure, name = extractor(kind, data, data_dir, data.test.device, shows, judge)
         key = (kind, shows, judge, seed, n)
         if key not in cache:
             cache[key] = (measure(data.test.x), measure(train.x[idx]))
-        reference, floor = cache[key]
-        values.append(frechet(*measure(images), *reference))
-        floors.append(frechet(*floor, *reference))
-    trace = cache[kind, shows, 0, seed, n][0][1].trace().item()
+        (mean, cov), floor = cache[key]
+        values.append(frechet(*measure(images), mean, cov))
+        relative.append(values[-1] / max(cov.trace().item(), 1e-12))
+        floors.append(frechet(*floor, mean, cov))
     return {"value": float(np.mean(values)),
             "spread": float(np.std(values, ddof=1)) if judges > 1 else None,
-            "relative": values[0] / max(trace, 1e-12), "floor": float(np.mean(floors)),
+            "relative": float(np.mean(relative)), "floor": float(np.mean(floors)),
             "features": name, "n": n}
 
 
@@ -1800,7 +1738,8 @@ def compare(a, b, features="lenet", data_dir="data", device="auto"):
     result = fid(features, reference.to(find_device(device)), data_dir, images)
     print(f"images    {len(images):,} of {a}")
     print(f"features  {result['features']}")
-    print(f"floor     {shown(result['floor'])} (as many train images of the reference)")
+    if b.partition(":")[0] in SETS:                         # a folder has no images of its own left
+        print(f"floor     {shown(result['floor'])} (as many train images of the reference)")
     print(f"distance  {shown(result['value'])}")
     print(f"relative  {shown(result['relative'])} (of the trace of the reference's covariance)")
 

@@ -38,7 +38,7 @@ from torch import nn
 
 from data import Split, batches, load as load_data
 from eval import (Run, classifier, common_flags, cosine, curves, decode, encode, fid, grid,
-                  load_networks, log_marginal, make_rng, mean_nats, number, parse, percent,
+                  load_networks, log_marginal, make_rng, mean_and_stderr, number, parse, percent,
                   run_command, set_lr)
 
 NAMES = {"vae": "VAE", "flow_joint": "joint flow", "flow_after": "flow fitted after", "gan": "GAN"}
@@ -461,7 +461,10 @@ def measure_likelihood(run, test, nets, idx):
         test.images(idx), mu[idx], logvar[idx],
         lambda x, z: log_likelihood(dec, x, dec(z), args.likelihood), args.nll_k, args.seed,
         nets.get("flow"))
-    return log_p, {**mean_nats(-log_p, math.prod(run.shape)), "ess": sizes.mean().item()}
+    nats, stderr = mean_and_stderr(-log_p)
+    bits = nats / (math.prod(run.shape) * math.log(2))
+    return log_p, {"nats": nats, "stderr": stderr, "bits_per_dim": bits, "n": len(log_p),
+                   "ess": sizes.mean().item()}
 
 
 def report_curves(run):
@@ -586,7 +589,8 @@ def evaluate(run, data, models):
         if model != "gan":
             log_p[model], results[model]["nll"] = measure_likelihood(run, test, nets, idx)
         if flow is not None and "vae" in models:
-            results[model]["gain"] = mean_nats(log_p[model] - log_p["vae"])
+            gain, stderr = mean_and_stderr(log_p[model] - log_p["vae"])
+            results[model]["gain"] = {"nats": gain, "stderr": stderr, "n": len(idx)}
     run.stage("figures")
     gaps = range(2, len(names), 3)
     run.figure("learning", grid(torch.stack(list(run.kept.values())), list(run.kept)),

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import data
-from data import (DataError, Split, batches, describe, image_files, load, need_pairs, pairs, pick,
+from data import (DataError, Split, batches, image_files, load, need_pairs, pairs, pick,
                   read_images)
 
 SPRITES = "0860f8bfe1d79192"      # sha256 of the images of 20 people, first 16 digits
@@ -211,7 +211,7 @@ def test_a_set_moves_to_a_device_with_its_pairs(digits):
 def test_a_set_may_have_test_images_only(digits):
     alone = data.Dataset("alone", digits.classes, None, None, digits.test)
     assert alone.to("cpu").shape == [1, 28, 28] and list(alone.splits()) == ["test"]
-    lines = describe(alone)
+    lines = repr(alone).splitlines()
     assert len(lines) == 3 and "1x28x28" in lines[0] and "359 images" in lines[1]
 
 
@@ -863,12 +863,12 @@ def test_the_sheet_and_the_list(tmp_path, capsys):
     assert [line.split()[0] for line in lines] == list(data.SETS)
 
 
-def test_describe_names_few_classes_and_counts_their_images(tmp_path, sprites):
+def test_repr_names_few_classes_and_counts_their_images(tmp_path, sprites):
     top = pictures(tmp_path / "p", n=10)
-    lines = describe(load(f"folder:{top}", tmp_path))
+    lines = repr(load(f"folder:{top}", tmp_path)).splitlines()
     assert any("train" in line and "14 images" in line and "7 to 7" in line for line in lines)
     assert any("anna, ben" in line for line in lines)
-    lines = describe(sprites)
+    lines = repr(sprites).splitlines()
     assert any("960 classes" in line and "46 to 46" in line for line in lines)
     assert not any("person 3" in line for line in lines)
 
