@@ -348,7 +348,7 @@ def evaluate(run, data, nets):
     args = run.args
     enc = nets["enc"]
     dec = nets["dec"]
-    steps, points, shows = (100, 150, 10_000) if args.smoke else (1500, 2000, 100_000)
+    steps, points, lenet_images = (100, 150, 10_000) if args.smoke else (1500, 2000, 100_000)
     run.figure("curves", curves(run.history, {
         "squared error per image": {"train": "recon", "validation": "val_recon"},
         "KL, nats per image": {"train": "kl", "validation": "val_kl"},
@@ -368,7 +368,7 @@ def evaluate(run, data, nets):
         run.stage("probes")
         results.update(probe_codes(run, data, codes, steps))
         run.stage("classifier")
-        net, results["real_class_acc"] = classifier(data, args.data_dir, shows)
+        net, results["real_class_acc"] = classifier(data, args.data_dir, lenet_images)
     run.stage("swap grids, interpolations, t-SNE")
     draw_codes(run, data, codes, dec, net, points)
     if data.train is not None:

@@ -1048,8 +1048,8 @@ def predictor(train, test, seed=0, steps=2000):
 
 
 class LeNet(nn.Module):
-    """After LeCun et al. 1998, with ReLU, max pooling and batch norm: the judge of decoded images,
-    and the features of the default Frechet distance."""
+    """After LeCun et al. 1998, with ReLU, max pooling and batch norm: recognizes decoded images,
+    and gives the features of the default Frechet distance."""
 
     def __init__(self, channels, size, n_classes):
         super().__init__()
@@ -1075,17 +1075,17 @@ LENET_RECIPE = 2          # in the name of the cache file: raise it whenever the
 
 
 @torch.enable_grad()
-def classifier(data, data_dir, shows=100_000, seed=0):
-    """A LeNet trained on about `shows` train images, of which the epoch with the best accuracy on
-    val is kept; cached in data_dir under the checksum of the training images.
+def classifier(data, data_dir, lenet_images=100_000, seed=0):
+    """A LeNet, trained in as many epochs as show it about `lenet_images` images, of which the one
+    with the best accuracy on val is kept; cached in data_dir under the training set's checksum.
 
     Returns the network in eval mode and its accuracy on test."""
     train = data.train
     digest = hashlib.sha256(train.x.cpu().numpy().tobytes())
     digest.update(train.y.cpu().numpy().tobytes())
     kind = re.sub(r"\W", "", data.name.partition(":")[0])
-    path = Path(data_dir) / (f"lenet{LENET_RECIPE}-{kind}-{digest.hexdigest()[:12]}-{shows}-{seed}"
-                             ".pt")
+    checksum = digest.hexdigest()[:12]
+    path = Path(data_dir) / f"lenet{LENET_RECIPE}-{kind}-{checksum}-{lenet_images}-{seed}.pt"
     channels, size = train.x.shape[1:3]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -1098,7 +1098,7 @@ def classifier(data, data_dir, shows=100_000, seed=0):
             print(f"({path} is damaged: training it again)", flush=True)
             cached = False
     if not cached:
-        fit_classifier(net, train, data.val, shows, seed)
+        fit_classifier(net, train, data.val, lenet_images, seed)
         with contextlib.suppress(OSError):                  # a read-only folder costs a minute
             path.parent.mkdir(parents=True, exist_ok=True)
             save(path, {"net": net.state_dict()})
@@ -1111,13 +1111,13 @@ def accuracy(net, split):
     return (net.predict(split.x) == split.y).float().mean().item()
 
 
-def fit_classifier(net, train, val, shows, seed):
+def fit_classifier(net, train, val, lenet_images, seed):
     """Trains a LeNet with Adam on a cosine and leaves it at the epoch with the best accuracy on
     val. Noise on the pixels keeps it from relying on single ones, which no decoder draws exactly.
     Order and noise are drawn on the CPU, so that they are the same on every device."""
     rng = make_rng(seed, "classifier")
     opt = torch.optim.Adam(net.parameters(), fused=train.device.type != "mps")
-    epochs = max(1, round(shows / len(train)))
+    epochs = max(1, round(lenet_images / len(train)))
     steps = max(1, len(train) // 128)
     best = -1.0
     for epoch in range(epochs):
@@ -1352,12 +1352,12 @@ def inception_input(images):
     return 2 * x - 1
 
 
-def extractor(kind, data, data_dir, device, shows=100_000, seed=0):
+def extractor(kind, data, data_dir, device, lenet_images=100_000, seed=0):
     """A function from images (n, C, H, W) to mean (d,) and covariance (d, d) of their features, in
     float64, and the features' name. "lenet": what the classifier of `data` passes to its last
     layer; "inception": see there."""
     if kind == "lenet":
-        net = classifier(data, data_dir, shows, seed)[0].features
+        net = classifier(data, data_dir, lenet_images, seed)[0].features
         size = 500
         name = f"LeNet of {data.name}, 128"
     else:
@@ -1389,14 +1389,14 @@ def need_images(kind, counts):
                             "(--fid none leaves it out).")
 
 
-def fid(kind, data, data_dir, images, seed=0, shows=100_000, judges=1):
+def fid(kind, data, data_dir, images, seed=0, lenet_images=100_000, lenets=1):
     """The Frechet distance between images and all test images of `data`, a Dataset. It compares
     models on one set only: another set has other features.
 
     kind: "lenet", "inception" or "none"; images (n, C, H, W), uint8, or float in [0, 1], which is
-    rounded to uint8 first, as the set is; judges: the mean over so many LeNets, which differ in
+    rounded to uint8 first, as the set is; lenets: the mean over so many LeNets, which differ in
     their seed. Returns None for "none" or without train, else {value, spread: its deviation between
-    judges (None for one), relative: value over the trace of the test images' covariance, floor: the
+    them (None for one), relative: value over the trace of the test images' covariance, floor: the
     value of as many train images (at most all, seeded), features: a name, n}. Raises DataError if
     there are fewer images than features."""
     if kind == "none" or data.train is None:
@@ -1406,14 +1406,14 @@ def fid(kind, data, data_dir, images, seed=0, shows=100_000, judges=1):
     idx = torch.randperm(len(train), generator=make_rng(seed, "fid"))[:n].to(train.device)
     need_images(kind, {"images": n, "test images": len(data.test), "train images": len(idx)})
     if kind == "inception":
-        judges = 1
+        lenets = 1
     cache = vars(data).setdefault("statistics", {})         # of test and train: measured once
     values = []
     relative = []
     floors = []
-    for judge in range(judges):
-        measure, name = extractor(kind, data, data_dir, data.test.device, shows, judge)
-        key = (kind, shows, judge, seed, n)
+    for k in range(lenets):
+        measure, name = extractor(kind, data, data_dir, data.test.device, lenet_images, k)
+        key = (kind, lenet_images, k, seed, n)
         if key not in cache:
             cache[key] = (measure(data.test.x), measure(train.x[idx]))
         (mean, cov), floor = cache[key]
@@ -1421,7 +1421,7 @@ def fid(kind, data, data_dir, images, seed=0, shows=100_000, judges=1):
         relative.append(values[-1] / max(cov.trace().item(), 1e-12))
         floors.append(frechet(*floor, mean, cov))
     return {"value": float(np.mean(values)),
-            "spread": float(np.std(values, ddof=1)) if judges > 1 else None,
+            "spread": float(np.std(values, ddof=1)) if lenets > 1 else None,
             "relative": float(np.mean(relative)), "floor": float(np.mean(floors)),
             "features": name, "n": n}
 

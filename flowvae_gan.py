@@ -542,7 +542,7 @@ def report_models(run, results):
 def evaluate(run, data, models):
     """Figures and measurements of all models; writes the report."""
     args = run.args
-    n, shows = (300, 10_000) if args.smoke else (10_000, 100_000)
+    n, lenet_images = (300, 10_000) if args.smoke else (10_000, 100_000)
     test = measured_split(data.test, args)
     rng = make_rng(args.seed, "samples", run.device)
     u = torch.randn(n, args.z_dim, generator=rng, device=run.device)
@@ -553,7 +553,7 @@ def evaluate(run, data, models):
     real_class_acc = None
     if data.train is not None:
         run.stage("classifier")
-        net, real_class_acc = classifier(data, args.data_dir, shows)
+        net, real_class_acc = classifier(data, args.data_dir, lenet_images)
     share = data.test.y.bincount(minlength=len(data.classes)) / len(data.test)
     results = {}
     log_p = {}
@@ -579,7 +579,7 @@ def evaluate(run, data, models):
         results[model] = {
             "weights": sum(weights.values()), "flow_weights": flow_weights,
             "seconds": seconds,
-            "fid": fid(args.fid, data, args.data_dir, samples, args.seed, shows),
+            "fid": fid(args.fid, data, args.data_dir, samples, args.seed, lenet_images),
             "missing_classes": None, "confidence": None, "nll": None}
         if net is not None:
             counts = net.predict(samples).bincount(minlength=len(data.classes))

@@ -348,7 +348,7 @@ def report_adversary(run, results):
     run.note(f"Over the last fifth of the epochs the adversary {verdict[converged]}.")
 
 
-def report_swaps(run, data, code, dec, net, prior, results, shows):
+def report_swaps(run, data, code, dec, net, prior, results, lenet_images):
     """The share of images with a swapped s in which the classifier `net` recognizes the class of s,
     and their Frechet distance from real ones; z: the mean of another image's, or `prior` (N, Z)."""
     y = data.test.y
@@ -361,7 +361,7 @@ def report_swaps(run, data, code, dec, net, prior, results, shows):
         results[f"{name}_class_acc"] = right.sum().item() / max(1, len(right))
         results[f"{name}_fid"] = None
         if len(y) > 128:                                    # the number of features
-            found = fid("lenet", data, run.args.data_dir, images, run.args.seed, shows)
+            found = fid("lenet", data, run.args.data_dir, images, run.args.seed, lenet_images)
             results.update({f"{name}_fid": found["value"], "fid_floor": found["floor"]})
     verdict = "the decoder takes the class from s"
     if results["swap_class_acc"] < 0.5 * results["real_class_acc"]:
@@ -383,7 +383,7 @@ def evaluate(run, data, nets):
     test = data.test
     enc = nets["enc"]
     dec = nets["dec"]
-    steps, points, shows = (200, 300, 10_000) if args.smoke else (2000, 2000, 100_000)
+    steps, points, lenet_images = (200, 300, 10_000) if args.smoke else (2000, 2000, 100_000)
     recon, kl, _ = validation(enc, dec, test, data.train or test, args.seed)
     results = {"test_recon": recon, "test_kl": kl, "summary": None, "paper": None}
     report_adversary(run, results)
@@ -419,8 +419,8 @@ def evaluate(run, data, nets):
         run.stage("probes")
         results.update(probe_codes(run, data, codes, steps))
         run.stage("classifier and Frechet distance")
-        net, results["real_class_acc"] = classifier(data, args.data_dir, shows)
-        report_swaps(run, data, code, dec, net, prior[:len(test)], results, shows)
+        net, results["real_class_acc"] = classifier(data, args.data_dir, lenet_images)
+        report_swaps(run, data, code, dec, net, prior[:len(test)], results, lenet_images)
         results["summary"] = {
             "s in %": 100 * results["s_test_acc"], "sampled z in %": 100 * results["z_test_acc"],
             "mean of z in %": 100 * results["z_mean_test_acc"],

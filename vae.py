@@ -354,9 +354,9 @@ def measure(run, data, measured, model, nets, prior):
         active = mu.var(0) > 0.01                           # Burda et al. 2016
         r.update(likelihood(run, measured["test"], nets, mu, codes["test"][1]))
     r["active_units"] = int(active.sum())
-    shows, judges = (10_000, 1) if args.smoke else (100_000, 3)
-    r["fid"] = fid(args.fid, data, args.data_dir, samples, args.seed, shows, judges)
-    r["fid_recon"] = fid(args.fid, data, args.data_dir, recon, args.seed, shows, judges)
+    lenet_images, lenets = (10_000, 1) if args.smoke else (100_000, 3)
+    r["fid"] = fid(args.fid, data, args.data_dir, samples, args.seed, lenet_images, lenets)
+    r["fid_recon"] = fid(args.fid, data, args.data_dir, recon, args.seed, lenet_images, lenets)
     if data.train is not None:
         r["off_support"] = off_support(prior, z["train"], z["test"], active)
         points = 10_000 if args.z_dim < 3 else None         # where classes overlap: slow

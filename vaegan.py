@@ -326,7 +326,7 @@ def train_vaegan(run, data):
 # %% Evaluation
 
 
-def measure(run, data, nets, net, prior, shows, judges):
+def measure(run, data, nets, net, prior, lenet_images, lenets):
     """(reconstructions of the test images, samples, results) of one model; net: a classifier or
     None."""
     args = run.args
@@ -342,8 +342,8 @@ def measure(run, data, nets, net, prior, shows, judges):
         "recon_mse": ((recon - x)**2).mean().item(),
         "recon_class_acc": recognized,
         "variance_ratio": (samples.var(0).sum() / x.var(0).sum()).item(),
-        "fid": fid(args.fid, data, args.data_dir, samples, args.seed, shows, judges),
-        "fid_recon": fid(args.fid, data, args.data_dir, recon, args.seed, shows, judges)}
+        "fid": fid(args.fid, data, args.data_dir, samples, args.seed, lenet_images, lenets),
+        "fid_recon": fid(args.fid, data, args.data_dir, recon, args.seed, lenet_images, lenets)}
     return recon, samples, results
 
 
@@ -417,7 +417,7 @@ def report_models(run, models, results):
 def evaluate(run, data, models):
     """Figures and measurements of the trained models; writes the report."""
     args = run.args
-    shows, judges, n = (10_000, 1, 300) if args.smoke else (100_000, 3, 10_000)
+    lenet_images, lenets, n = (10_000, 1, 300) if args.smoke else (100_000, 3, 10_000)
     rng = make_rng(args.seed, "samples", run.device)
     prior = torch.randn(n, args.z_dim, generator=rng, device=run.device)
     idx = pick(data.test.y, 10, args.seed)
@@ -430,13 +430,13 @@ def evaluate(run, data, models):
     net = None
     if data.train is not None:
         run.stage("classifier")
-        net, results["real_class_acc"] = classifier(data, args.data_dir, shows)
+        net, results["real_class_acc"] = classifier(data, args.data_dir, lenet_images)
     recon_rows = [x[idx]]
     sample_rows = []
     for model, nets in models.items():
         name = NAMES[model]
         run.stage(f"reconstructions, samples and Frechet distances of the {name}")
-        recon, samples, r = measure(run, data, nets, net, prior, shows, judges)
+        recon, samples, r = measure(run, data, nets, net, prior, lenet_images, lenets)
         results[model] = r
         recon_rows.append(recon[idx])
         sample_rows.append(samples[:10])

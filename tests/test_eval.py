@@ -248,13 +248,13 @@ def test_another_purpose_of_a_seed_gives_other_draws_and_the_same_one_the_same()
 
 def test_classifiers_of_five_seeds_agree_on_digits(tmp_path):
     data = load("digits", tmp_path)
-    scores = [classifier(data, tmp_path, shows=6000, seed=seed)[1] for seed in range(5)]
+    scores = [classifier(data, tmp_path, lenet_images=6000, seed=seed)[1] for seed in range(5)]
     assert min(scores) > 0.9 and max(scores) - min(scores) <= 0.02 + 1 / len(data.test), scores
 
 
 def test_classifier_is_cached_by_its_recipe_and_a_damaged_cache_is_rebuilt(tmp_path, capsys):
     data = load("digits", tmp_path)
-    net, accuracy = classifier(data, tmp_path, shows=3000)
+    net, accuracy = classifier(data, tmp_path, lenet_images=3000)
     right = net.predict(data.test.x) == data.test.y
     assert accuracy == pytest.approx(right.float().mean().item())
     floats = net.predict(data.test.images(slice(None)))
@@ -262,11 +262,11 @@ def test_classifier_is_cached_by_its_recipe_and_a_damaged_cache_is_rebuilt(tmp_p
     (path,) = tmp_path.glob("*lenet*.pt")
     assert path.name.startswith(f"lenet{evaluation.LENET_RECIPE}-digits-")
     stamp = path.stat().st_mtime_ns
-    assert classifier(data, tmp_path, shows=3000)[1] == pytest.approx(accuracy, abs=0.01)
+    assert classifier(data, tmp_path, lenet_images=3000)[1] == pytest.approx(accuracy, abs=0.01)
     assert path.stat().st_mtime_ns == stamp
     for damaged in (path.read_bytes()[:500], b"", pickle.dumps(print)):
         path.write_bytes(damaged)
-        assert classifier(data, tmp_path, shows=3000)[1] == pytest.approx(accuracy, abs=0.01)
+        assert classifier(data, tmp_path, lenet_images=3000)[1] == pytest.approx(accuracy, abs=0.01)
         assert "damaged" in capsys.readouterr().out and path.stat().st_size > 10_000
 
 
@@ -767,14 +767,14 @@ def digits(tmp_path_factory):
 
 def test_fid_is_zero_for_the_test_images_and_has_a_floor(digits):
     data, folder, net = digits
-    same = fid("lenet", data, folder, data.test.x, shows=5000)
+    same = fid("lenet", data, folder, data.test.x, lenet_images=5000)
     assert same["value"] < 1e-4 * same["floor"] and same["n"] == len(data.test)
     noise = torch.rand(200, 1, 28, 28, generator=RNG)
-    result = fid("lenet", data, folder, noise, shows=5000)
+    result = fid("lenet", data, folder, noise, lenet_images=5000)
     assert set(result) == {"value", "spread", "relative", "floor", "features", "n"}
     assert result["value"] > 10 * result["floor"] > 0 and result["features"].startswith("LeNet")
     assert result["spread"] is None and result["relative"] > same["relative"] >= 0
-    again = fid("lenet", data, folder, (noise * 255).round().byte(), shows=5000)
+    again = fid("lenet", data, folder, (noise * 255).round().byte(), lenet_images=5000)
     assert similar(result, again, 1e-4)
     with torch.no_grad():
         features = [
@@ -818,7 +818,7 @@ def distance(capsys, *words):
 
 def test_the_fid_command_takes_folders_and_sets(digits, sides, capsys):
     data, folder, _ = digits
-    expected = fid("lenet", data, folder, data.test.x[:150], shows=5000)
+    expected = fid("lenet", data, folder, data.test.x[:150], lenet_images=5000)
     value, lines = distance(capsys, "small", "digits", *sides)
     assert value == pytest.approx(expected["value"], rel=1e-2)
     assert float(lines["floor"].split()[0]) == pytest.approx(expected["floor"], rel=1e-2)
