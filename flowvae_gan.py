@@ -12,11 +12,11 @@ images from z.
            the non-saturating loss
 vae_losses computes the first two (E_q[log q] in closed form, log p(z) at one z), gan_losses the
 third. --flow-fit joint trains the flow with its VAE; after fits it to the codes of the finished
-VAE, where it gains at most KL(q(z) || N(0, I)) with q(z) the mean of q(z|x) over images.
+VAE and lowers the negative bound by at most KL(q(z) || N(0, I)), q(z): the mean of q(z|x).
 
 Loss terms are nats per image: sums over pixels or latents, means over images. Pixels are Bernoullis
 (grey) or logistics cut into 256 bins (colour). On MNIST the VAEs see pixels drawn as 0 or 1: afresh
-in each step, and once for everything that is measured.
+in each step, and once for every likelihood that is measured.
 
     python flowvae_gan.py --epochs 12           # MNIST, all models, 45 minutes on one core
     python flowvae_gan.py --data svhn --width 64
@@ -24,8 +24,9 @@ in each step, and once for everything that is measured.
 Departures from the papers:
 - Enc has the layers of Dis, Dec those of Gen: DCGAN's shapes at half the width. What Dec and Gen
   draw starts at the mean image.
-- The flow has 8 couplings of MLPs, scales bounded by exp(2), and starts as the identity. The KL
-  weight rises from 0 over a tenth of training, because a code may die under a joint flow.
+- The flow has 8 coupling layers, each with an MLP, scales by exp(-2) to exp(2), and starts as the
+  identity. The KL weight rises from 0 over a tenth of training, because with a joint flow z may
+  stay unused.
 - Dis aims at 0.9 for real images (one-sided label smoothing). Gen and Dis are updated together,
   from one batch of samples; the papers update Dis first. The step size falls to 0 on a cosine.
 """
@@ -57,7 +58,7 @@ def dcgan_init(module):
 
 
 def trunk(shape, width, z_dim):
-    """Layers from images (B, C, H, H) to (B, 2 Z): DCGAN's discriminator without its last one."""
+    """Layers from images (B, C, H, H) to (B, 2 Z): DCGAN's discriminator with 2 Z outputs."""
     channels, size, _ = shape
     layers = [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]           # (B, 32, 14, 14)
     size = size // 2
@@ -393,7 +394,7 @@ def train_gan(run, data):
             set_lr(opt, args.gan_lr * cosine((epoch + step / run.steps_per_epoch) / args.epochs))
             z = torch.randn(len(idx), args.z_dim, generator=rng, device=device)
             with autocast:
-                real = disc(data.train.images(idx))         # apart from the fakes: batch norm
+                real = disc(data.train.images(idx))         # batch norm: apart from the fakes
                 fake = disc(gen(z).sigmoid())
             loss_gen, loss_disc = gan_losses(real, fake, args.real_label)
             opt.zero_grad()

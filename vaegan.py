@@ -12,8 +12,9 @@ and in Algorithm 1 each network minimizes a loss of its own (in print the sign o
 vaegan_losses computes the terms. With --loss gan Enc minimizes L_prior - log Dis(x~): no term
 compares x~ with x, so such a model cannot reconstruct. vae_losses is the VAE for comparison.
 
-Loss terms are nats per image: sums over latents or features, means over images. Dis_l is what the
-authors' code takes: a strided convolution before its batch norm and activation.
+Loss terms are nats per image: sums over latents or features, means over images. Dis_l is the output
+of a layer before its batch norm and activation: with --arch conv the second strided convolution, as
+in the authors' code, with fc the second linear layer.
 
     python vaegan.py                # Fashion-MNIST, fully connected, 10 minutes on one core
     python vaegan.py --arch conv    # the paper's kind of network, 72 minutes
@@ -89,6 +90,7 @@ class MLPDiscriminator(nn.Module):
 
 
 def conv(maps_in, maps_out):
+    """A convolution to half the size: (B, maps_in, H, H) -> (B, maps_out, (H + 1) // 2, ...)."""
     return nn.Conv2d(maps_in, maps_out, 5, 2, 2, bias=False)
 
 
@@ -209,7 +211,7 @@ def vaegan_losses(enc, dec, disc, x, noise, z_p, real_label):
     mu = mu.to(x.dtype)
     logvar = logvar.to(x.dtype)
     z = mu + (0.5 * logvar).exp() * noise
-    recon = dec(z).to(x.dtype).sigmoid()                    # apart from the samples: batch norm
+    recon = dec(z).to(x.dtype).sigmoid()                    # batch norm: apart from the samples
     sample = dec(z_p).to(x.dtype).sigmoid()
     real, features = disc(x)
     fake, fake_features = disc(torch.cat([recon, sample]))
