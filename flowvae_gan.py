@@ -470,16 +470,20 @@ def measure_likelihood(run, test, nets, idx):
 
 def report_curves(run):
     """The learning curves, and a verdict on each model."""
-    panels = {}
+    panels = {
+        "negative bound, nats": {"VAE, train": ("vae", "train"), "VAE, validation": ("vae", "val"),
+                                 "joint flow, train": ("flow_joint", "train"),
+                                 "joint flow, validation": ("flow_joint", "val")},
+        "KL, nats": {"VAE": ("vae", "kl"), "joint flow": ("flow_joint", "kl")},
+        "flow fitted after: -log p(z), nats": {"train": ("flow_after", "train"),
+                                               "validation": ("flow_after", "val")},
+        "GAN: losses, nats": {"Gen": ("gan", "loss_gen"), "Dis": ("gan", "loss_disc")},
+        "probability that Dis assigns": {"real images": ("gan", "d_real"),
+                                         "samples": ("gan", "d_fake"),
+                                         "train, end of epoch": ("gan", "d_train"),
+                                         "validation, end of epoch": ("gan", "d_val")}}
     for model in ("vae", "flow_joint", "flow_after"):
-        lines = {"train": (model, "train"), "validation": (model, "val")}
-        panels[f"{NAMES[model]}: loss, nats"] = lines
         run.report_curve(f"{NAMES[model]}: the loss", "train", "val", model)
-    panels["KL, nats"] = {"VAE": ("vae", "kl"), "joint flow": ("flow_joint", "kl")}
-    panels["GAN: losses, nats"] = {"Gen": ("gan", "loss_gen"), "Dis": ("gan", "loss_disc")}
-    panels["probability that Dis assigns"] = {
-        "real images": ("gan", "d_real"), "samples": ("gan", "d_fake"),
-        "train, end of epoch": ("gan", "d_train"), "validation, end of epoch": ("gan", "d_val")}
     run.figure("curves", curves(run.history, panels), "A validation loss that rises while "
                "train falls is overfitting. The losses of a GAN do not measure its images.")
     rows = run.rows("gan")
