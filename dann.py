@@ -618,8 +618,8 @@ def main(argv=None):
         raise DataError(f"{args.source} and {args.target} need the same classes.")
     source.fingerprint += target.fingerprint                # so that --resume notices a change
     if args.weights and checkpoint(args.weights, "dann")["fingerprint"] != source.fingerprint:
-        raise DataError(f"{args.data} is not what the checkpoint was trained on: leave out --limit "
-                        "and restore files that were added, removed or renamed.")
+        raise DataError(f"{args.data} has other files or classes than in training: leave out "
+                        "--limit and restore what was added, removed or renamed.")
     args.n_classes = len(source.classes)
     run = Run("dann", args, source)
     print(target, flush=True)

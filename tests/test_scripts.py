@@ -208,6 +208,8 @@ def train(name, *argv):
     """The exit status of main() without the evaluation."""
     script = module(name)
     with pytest.MonkeyPatch.context() as patch:
+        if name == "mathieu":  # whose LeNet would take longer than the training
+            patch.setattr(script, "classifier", lambda *given: evaluation.classifier(*given[:2], 500))
         for part in [part for part in vars(script) if part.startswith("evaluate")]:
             patch.setattr(script, part, lambda *_: None)
         return run_main(script, *argv)
