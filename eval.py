@@ -620,7 +620,7 @@ class Run:
         """Adds a matplotlib Figure to the report and to figures/NAME.png; the caption says what to
         look for."""
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=160)
+        figure.savefig(buffer, format="png", dpi=160, bbox_inches="tight")
         self.figures.append((name, caption, buffer.getvalue()))
 
     def table(self, title, header, rows, note=""):
@@ -1495,7 +1495,7 @@ def grid(images, row_names=(), red=None, xlabel="", ylabel="", gap_after=(), gap
     longest = 0
     for name in row_names:
         longest = max(longest, *[len(line) for line in name.split("\n")])
-    margin = 0.3 + 0.08 * longest + (0.2 if ylabel else 0)
+    margin = 0.3 + 0.1 * longest + (0.2 if ylabel else 0)
     figure, (axis,) = new_figure(sheet_width / 160 + margin, sheet_height / 160 + 0.3)
     axis.imshow(sheet, interpolation="nearest")
     axis.set_anchor("E")                                    # the room that is left goes to names

@@ -521,10 +521,12 @@ def report_models(run, results):
         if r["confidence"] is not None:
             clear.append(f"{name} {percent(r['confidence'])}")
         if "gain" in r:
+            networks = "Enc and Dec are the same"
+            if model == "flow_joint":
+                networks = "Enc and Dec were trained with it"
             run.note(f"With the {name} the NLL of the same images changes by "
                      f"{-r['gain']['nats']:+.2f} ± {r['gain']['stderr']:.2f} nats against the VAE "
-                     "with N(0, I) (error over images, not over seeds); negative is better. With "
-                     "the flow fitted after, only the prior differs.")
+                     f"with N(0, I) (error over images, not over seeds): {networks}.")
     pixels = "drawn as 0 or 1" if args.binarize else "as they are"
     run.table("Comparison", ("model", "Frechet distance", "NLL, nats", "standard error", "bits/dim",
                              "missing classes", "weights", "flow weights", "seconds"), rows,
