@@ -331,13 +331,13 @@ def prediction_networks(run, data, codes, dec, net, results, steps):
              f"reconstructions, in {percent(results['swapped_class_acc'])} with the s of another "
              f"image of the class, and in {percent(results['real_class_acc'])} of real images.")
     if z_r2 is not None:
-        verdict = "leaks into s" if z_r2 > 0.1 else "does not leak into s"
-        run.note(f"s predicts z with R2 {z_r2:.2f} (threshold 0.1): part of z {verdict}.")
+        verdict = "part of z leaks into s" if z_r2 > 0.1 else "z does not leak into s"
+        run.note(f"s predicts z with R2 {z_r2:.2f} (threshold 0.1): {verdict}.")
     chance = results["chance"]
     stderr = (chance * (1 - chance) / len(test))**0.5
     verdict = "within two standard errors, so the class does not leak into the mean of z"
     if results["z_to_s_class_acc"] > chance + 2 * stderr:
-        verdict = "more, so part of the class leaks into the mean of z"
+        verdict = "more than two standard errors above, so part of it is in the mean of z"
     run.note("With s predicted from z the class is recognized in "
              f"{percent(results['z_to_s_class_acc'])} (chance {percent(chance)}): {verdict}.")
 

@@ -260,7 +260,7 @@ def train_images(run, source, target, model):
     if args.mean == "shared":
         net.mean[:] = net.mean.mean(0)
     net.to(device)
-    if device.type != "mps":                                # whose batch norm is wrong then
+    if device.type != "mps":                                # batch norm is wrong there
         net.to(memory_format=torch.channels_last)           # a step takes a third less
     if model == "dann":
         nets["average"].module.to(device)                   # its counter stays on the CPU
@@ -301,9 +301,9 @@ def train_images(run, source, target, model):
             opt.zero_grad()
             loss.backward()
             opt.step()
-            if model == "dann":
+            if model == "dann":                             # the mean over the last tenth
                 nets["average"].update_parameters(net)
-                if p < 0.9:                                 # before the last tenth: a copy
+                if p < 0.9:                                 # until then it is a copy
                     nets["average"].n_averaged.zero_()
         net.eval()
         images = run.steps_per_epoch * half
