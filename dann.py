@@ -386,6 +386,7 @@ def draw_panels(run, nets, source, target):
     kinds = torch.cat([source.y, torch.full_like(target.y, 2)])
     near = torch.tensor([(-2.4, -1.6), (-1.2, 0.4), (0.8, -0.5), (2.5, 1.5)], dtype=points.dtype)
     letters = torch.cdist(near, points).argmin(1).tolist()  # the points A to D
+    offsets = ((18, 10), (-24, -26), (18, 12), (-32, 8))    # of the labels
     x1, x2 = torch.meshgrid(torch.linspace(-3.6, 3.6, 300), torch.linspace(-2.9, 2.9, 250),
                             indexing="xy")
     mesh = torch.stack([x1.flatten(), x2.flatten()], 1)
@@ -408,10 +409,12 @@ def draw_panels(run, nets, source, target):
             xy = pca if axis is representation else points
             for kind, style in enumerate(("r+", "g_", "k.")):
                 axis.plot(xy[kinds == kind, 0], xy[kinds == kind, 1], style, markersize=5)
-            for letter, k in zip("ABCD", letters):
-                axis.annotate(letter, xy[k], (12, 12), textcoords="offset points", color="blue",
+        for axis, xy in ((label, points), (representation, pca)):
+            for letter, k, offset in zip("ABCD", letters, offsets):
+                axis.annotate(letter, xy[k], offset, textcoords="offset points", color="blue",
                               bbox={"boxstyle": "round", "fc": "white"},
                               arrowprops={"arrowstyle": "->", "color": "blue"})
+        representation.margins(0.15)
     run.figure("panels", figure, "Fig. 2. Source: + upper moon, - lower moon. Dots: target. Red "
                "and green: predicted moon. Blue and grey: predicted domain, source and target. "
                "Lines: where a hidden neuron is 1/2. The NN should be wrong at A and D, and its "
