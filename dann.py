@@ -435,8 +435,8 @@ def evaluate_moons(run, source, target, nets):
         found["target_last100"] = run.kept[model].mean(0)
         r = {key: values.tolist() for key, values in found.items()}
         results[model] = r
-        results["summary"][f"{name}, {last} in %"] = 100 * np.mean(r["target_last100"])
-        results["summary"][f"{name}, last epoch in %"] = 100 * np.mean(r["target"])
+        results["summary"][f"{name}, {last} in %"] = (100 * found["target_last100"]).tolist()
+        results["summary"][f"{name}, last epoch in %"] = (100 * found["target"]).tolist()
         rows.append((name, spread(r["target_last100"]), spread(r["target"]), spread(r["source"]),
                      spread(r["domain"])))
     run.note(f"On the rotated moons the DANN is right on {rows[1][1]} of the points, the NN on "

@@ -1749,9 +1749,9 @@ def compare(a, b, features="lenet", data_dir="data", device="auto"):
 
 def table(folder):
     """Markdown tables, one per script, of all files *results.json below `folder` that have a
-    `summary`, {label with unit: number}: one row per command, with mean ± standard deviation over
-    runs that differ in their seed only, and the time of the first of them. Raises DataError if
-    there are none or one is damaged."""
+    `summary`, {label with unit: number, or a list of one per seed}: one row per command, with mean
+    ± standard deviation over seeds, also over runs that differ in their seed only, and the time of
+    the first of them. Raises DataError if there are none or one is damaged."""
     runs = {}                                               # {script: {command, ...: [results]}}
     for path in sorted(Path(folder).rglob("*results.json")):
         try:
@@ -1759,8 +1759,9 @@ def table(folder):
             if run.get("summary") is None:
                 continue
             row = {key: run[key] for key in ("seed", "seconds", "threads", "paper")}
-            row["summary"] = {label: float(value) for label, value in run["summary"].items()
-                              if value is not None}
+            row["seeds"] = range(run["seed"], run["seed"] + run.get("seeds", 1))
+            row["summary"] = {label: np.ravel(value).astype(float)
+                              for label, value in run["summary"].items() if value is not None}
             command = re.sub(r" --seed[ =]\d+", "", run["command"])
             key = (command, run["device"], run["epochs"])
             runs.setdefault(run["script"], {}).setdefault(key, []).append(row)
@@ -1781,20 +1782,29 @@ def table(folder):
     return "\n".join(lines).strip()
 
 
+def mean_and_spread(values):
+    """Text: the mean of numbers ± their standard deviation, which has two digits."""
+    mean = np.mean(values)
+    spread = np.std(values, ddof=1) if len(values) > 1 else 0
+    if spread == 0:
+        return f"{mean:.4g}"
+    decimals = max(0, 1 - math.floor(math.log10(spread)))
+    return f"{mean:.{decimals}f} ± {spread:.{decimals}f}"
+
+
 def table_row(command, device, epochs, rows):
     """The cells of one row: command, paper, ours, hardware; rows: what `table` read of each
     seed."""
     first = rows[0]
     ours = []
     for label in first["summary"]:
-        values = [row["summary"][label] for row in rows if label in row["summary"]]
-        spread = f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
-        ours.append(f"{label}: {np.mean(values):.4g}{spread}")
+        values = np.concatenate([row["summary"].get(label, []) for row in rows])
+        ours.append(f"{label}: {mean_and_spread(values)}")
     seconds = first["seconds"]
     duration = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
     threads = "1 thread" if first["threads"] == 1 else f"{first['threads']} threads"
-    seeds = ", ".join(str(row["seed"]) for row in rows)
-    seeds = f"seed {seeds}" if len(rows) == 1 else f"seeds {seeds}"
+    seeds = ", ".join(str(seed) for row in rows for seed in row["seeds"])
+    seeds = f"seeds {seeds}" if "," in seeds else f"seed {seeds}"
     return [f"`{command}`", first["paper"] or "–", "; ".join(ours),
             f"{epochs} epochs, {duration}, {device}, {threads}, {seeds}"]
 

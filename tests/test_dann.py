@@ -475,7 +475,7 @@ def test_results_of_the_moons_hold_every_seed_and_one_hidden_neuron_is_drawn(tmp
         assert np.mean(found["target"]) == pytest.approx(column[-1])
     for model in ("nn", "dann"):
         headline = r["summary"][f"{model.upper()}, the last 3 epochs in %"]
-        assert headline == pytest.approx(100 * np.mean(r[model]["target_last100"]))
+        assert headline == pytest.approx(100 * np.array(r[model]["target_last100"]))
 
 
 def test_accuracies_of_the_images_are_counts(tmp_path):

@@ -176,6 +176,14 @@ def test_runs_that_differ_in_their_seed_are_one_row_with_mean_and_spread(tmp_pat
     assert "seeds 0, 1, 2" in rows[0][3]
 
 
+def test_a_run_of_several_seeds_is_one_row_with_mean_and_spread(tmp_path):
+    summary = {"NN in %": [80.0, 82.0, 87.0], "DANN in %": [93.0, 93.0, 93.0]}
+    result(tmp_path, "a", command="python dann.py --seeds 3", seed=0, seeds=3,
+           summary=summary)
+    ((_, _, ours, hardware),) = cells(table(tmp_path))
+    assert ours == "NN in %: 83.0 ± 3.6; DANN in %: 93" and "seeds 0, 1, 2" in hardware
+
+
 def test_a_bar_or_a_line_break_from_outside_does_not_break_the_table(tmp_path):
     command = "python cyclevae.py --data 'folder:a|b\nc'"
     result(tmp_path, "a", command=command, paper="x | y", summary={"s | %": 1.0})
