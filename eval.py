@@ -624,7 +624,7 @@ class Run:
         self.figures.append((name, caption, buffer.getvalue()))
 
     def table(self, title, header, rows, note=""):
-        """Adds a table to the report; a cell is text, a number, or None."""
+        """Adds a table to the report; a cell is text, a number, what `fid` returns, or None."""
         self.tables.append((title, header, rows, note))
 
     def note(self, sentence):
@@ -693,6 +693,11 @@ pre { white-space: pre-wrap }
 """
 
 
+FID_NOTE = ("Frechet distances: with ±, the mean and deviation over LeNets of different seeds; in "
+            "brackets, as a share of the trace of the covariance of the test images' features. "
+            "They compare models on this data set only.")
+
+
 def report(run, title, results):
     """report.html, one self-contained page: the findings, the tables, the figures. Every string
     from outside is escaped."""
@@ -715,7 +720,9 @@ def report(run, title, results):
         for row in rows:
             cells = [f"<td>{e(shown(cell))}</td>" for cell in row]
             parts.append(f"<tr>{''.join(cells)}</tr>")
-        parts.append(f"</table><p>{e(note)}</p>")
+        if any(isinstance(cell, dict) for row in rows for cell in row):
+            note += " " + FID_NOTE
+        parts.append(f"</table><p>{e(note.strip())}</p>")
     for name, caption, png in run.figures:
         image = base64.b64encode(png).decode()
         parts.append(f"<figure><h2>{e(name.replace('_', ' '))}</h2><p>{e(caption)}</p>"
@@ -727,14 +734,26 @@ def report(run, title, results):
 
 
 def shown(value):
-    """A table's cell as text: None is a dash, floats have four significant digits."""
+    """A table's cell as text: None is a dash, floats have four significant digits; `fid` returns a
+    dict."""
     if value is None:
         return "–"
+    if isinstance(value, dict):
+        return f"{plus_minus(value['value'], value['spread'])} ({value['relative']:.2g})"
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value)
+
+
+def plus_minus(mean, spread):
+    """A mean ± its spread as text: the spread has two digits, and is left out if it is None
+    or 0."""
+    if not spread or not math.isfinite(spread):
+        return shown(float(mean))
+    decimals = max(0, 1 - math.floor(math.log10(spread)))
+    return f"{mean:.{decimals}f} ± {spread:.{decimals}f}"
 
 
 def percent(share):
@@ -1782,16 +1801,6 @@ def table(folder):
     return "\n".join(lines).strip()
 
 
-def mean_and_spread(values):
-    """Text: the mean of numbers ± their standard deviation, which has two digits."""
-    mean = np.mean(values)
-    spread = np.std(values, ddof=1) if len(values) > 1 else 0
-    if spread == 0:
-        return f"{mean:.4g}"
-    decimals = max(0, 1 - math.floor(math.log10(spread)))
-    return f"{mean:.{decimals}f} ± {spread:.{decimals}f}"
-
-
 def table_row(command, device, epochs, rows):
     """The cells of one row: command, paper, ours, hardware; rows: what `table` read of each
     seed."""
@@ -1799,7 +1808,8 @@ def table_row(command, device, epochs, rows):
     ours = []
     for label in first["summary"]:
         values = np.concatenate([row["summary"].get(label, []) for row in rows])
-        ours.append(f"{label}: {mean_and_spread(values)}")
+        spread = np.std(values, ddof=1) if len(values) > 1 else None
+        ours.append(f"{label}: {plus_minus(np.mean(values), spread)}")
     seconds = first["seconds"]
     duration = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
     threads = "1 thread" if first["threads"] == 1 else f"{first['threads']} threads"

@@ -515,7 +515,7 @@ def report_models(run, results):
             distances[name] = r["fid"]["value"]
             summary[f"{name} distance"] = r["fid"]["value"]
             floor = r["fid"]["floor"]
-        rows.append((name, distances.get(name), nll.get("nats"), nll.get("stderr"),
+        rows.append((name, r["fid"], nll.get("nats"), nll.get("stderr"),
                      nll.get("bits_per_dim"), r["missing_classes"], r["weights"],
                      r["flow_weights"], round(r["seconds"])))
         if r["confidence"] is not None:
@@ -549,7 +549,7 @@ def report_models(run, results):
 def evaluate(run, data, models):
     """Figures and measurements of all models; writes the report."""
     args = run.args
-    n, lenet_images = (300, 10_000) if args.smoke else (10_000, 100_000)
+    n, lenet_images, lenets = (300, 10_000, 1) if args.smoke else (10_000, 100_000, 3)
     test = measured_split(data.test, args)
     rng = make_rng(args.seed, "samples", run.device)
     u = torch.randn(n, args.z_dim, generator=rng, device=run.device)
@@ -586,7 +586,7 @@ def evaluate(run, data, models):
         results[model] = {
             "weights": sum(weights.values()), "flow_weights": flow_weights,
             "seconds": seconds,
-            "fid": fid(args.fid, data, args.data_dir, samples, args.seed, lenet_images),
+            "fid": fid(args.fid, data, args.data_dir, samples, args.seed, lenet_images, lenets),
             "missing_classes": None, "confidence": None, "nll": None}
         if net is not None:
             counts = net.predict(samples).bincount(minlength=len(data.classes))

@@ -372,7 +372,7 @@ def report_models(run, models, results):
         r = results[model]
         distances = (None, None, None)
         if r["fid"] is not None:
-            distances = (r["fid"]["value"], r["fid"]["floor"], r["fid_recon"]["value"])
+            distances = (r["fid"], r["fid"]["floor"], r["fid_recon"])
         means = f"{min(r['code_mean']):.2f} to {max(r['code_mean']):.2f}"
         deviations = f"{min(r['code_std']):.2f} to {max(r['code_std']):.2f}"
         rows.append((NAMES[model], *distances, r["test_mse"], means, deviations, r["active_units"],

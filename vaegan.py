@@ -380,7 +380,7 @@ def report_models(run, models, results):
         r = results[model]
         distances = (None, None, None)
         if r["fid"]:
-            distances = (r["fid"]["value"], r["fid_recon"]["value"], r["fid"]["floor"])
+            distances = (r["fid"], r["fid_recon"], r["fid"]["floor"])
         rows.append((NAMES[model], r["recon_mse"], percent(r["recon_class_acc"]), r["test_kl"],
                      r["variance_ratio"], *distances))
     run.table("On test images", (

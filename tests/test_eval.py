@@ -441,6 +441,10 @@ def test_number_refuses_what_is_out_of_range_or_not_finite():
 def test_percent_and_shown():
     assert percent(0.9815) == "98.2 %" and percent(0.0031) == "0.31 %" and percent(None) == "–"
     assert shown(None) == "–" and shown(12345) == "12,345" and shown(0.123456) == "0.1235"
+    distance = {"value": 14.683, "spread": 1.4921, "relative": 0.2345}
+    assert shown(distance) == "14.7 ± 1.5 (0.23)"
+    assert shown({**distance, "spread": None}) == "14.68 (0.23)"
+    assert shown({**distance, "spread": 0.0}) == "14.68 (0.23)"
 
 
 @pytest.mark.parametrize("names", [["s predicted from z"], ["W" * 6], ["target,\nsource only"]])

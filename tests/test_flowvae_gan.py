@@ -273,7 +273,10 @@ def test_smoke_measures_every_model(smoke):
         assert (r[model]["nll"] is None) == (model == "gan")
     assert r["vae"]["flow_weights"] == r["gan"]["flow_weights"] == 0
     assert r["flow_after"]["flow_weights"] > 0 and r["flow_after"]["gain"]["nats"] > -1
-    assert "the non-saturating loss" in (folder / "report.html").read_text()
+    report = (folder / "report.html").read_text()
+    assert "the non-saturating loss" in report and "They compare models on this data set" in report
+    for model in ("vae", "gan"):
+        assert f"({r[model]['fid']['relative']:.2g})" in report
 
 
 def test_a_flow_is_fitted_again_if_its_vae_trains_on_and_not_otherwise(tmp_path):
