@@ -375,7 +375,7 @@ def proxy_a_distance(source, target, seed=0):
     x, x_test, d, d_test = train_test_split(x, d, test_size=0.5, random_state=seed, stratify=d)
     scores = []
     for C in np.logspace(-5, 0, 6):
-        score = LinearSVC(C=C, dual=False).fit(x, d).score(x_test, d_test)
+        score = LinearSVC(C=C, dual=False, tol=0.01).fit(x, d).score(x_test, d_test)
         scores += [score, 1 - score]
     return 2 * (2 * max(scores) - 1)
 
@@ -493,6 +493,9 @@ def report_accuracies(run, source, target, nets, distances):
             results[key] = r
             shares[key] = r["target"]
             results["summary"][f"{NAMES[key]} in %"] = 100 * shares[key]
+            if args.arch == "bn":
+                label = f"{NAMES[key]}, target statistics in %"
+                results["summary"][label] = 100 * r["target_statistics"]
             rows.append((NAMES[key], percent(paper.get(key)), percent(r["target"]),
                          percent(r["target_statistics"]), percent(r["source"]),
                          distances.get(key)))

@@ -493,6 +493,8 @@ def test_accuracies_of_the_images_are_counts(tmp_path):
             right = net(split.images(slice(None)), domain)[0].argmax(1) == split.y
             assert r[key][name] == pytest.approx(right.float().mean().item(), abs=0.03)
         assert r["summary"][f"{dann.NAMES[key]} in %"] == pytest.approx(100 * r[key]["target"])
+        adapted = r["summary"][f"{dann.NAMES[key]}, target statistics in %"]
+        assert adapted == pytest.approx(100 * r[key]["target_statistics"])
         assert 0 <= r[key]["target_statistics"] <= 1
     assert set(r["proxy_a_distance"]) == {"source_only", "dann"}
 
