@@ -734,8 +734,8 @@ def report(run, title, results):
 
 
 def shown(value):
-    """A table's cell as text: None is a dash, floats have four significant digits, and a dict, which
-    is what `fid` returns, is value ± spread (relative)."""
+    """A table's cell as text: None is a dash, floats have four significant digits; of a dict, which
+    `fid` returns, value ± spread (relative)."""
     if value is None:
         return "–"
     if isinstance(value, dict):
