@@ -1770,19 +1770,21 @@ def table(folder):
     """Markdown tables, one per script, of all files *results.json below `folder` that have a
     `summary`, {label with unit: number, or a list of one per seed}: one row per command, with mean
     ± standard deviation over seeds, also over runs that differ in their seed only, and the time of
-    the first of them. Raises DataError if there are none or one is damaged."""
-    runs = {}                                               # {script: {command, ...: [results]}}
+    the first of them, sorted by command. Raises DataError if there are none or one is damaged."""
+    runs = {}                                               # {script: {flags, ...: [results]}}
     for path in sorted(Path(folder).rglob("*results.json")):
         try:
             run = json.loads(path.read_text(encoding="utf-8"))
             if run.get("summary") is None:
                 continue
-            row = {key: run[key] for key in ("seed", "seconds", "threads", "paper")}
+            row = {key: run[key] for key in ("seed", "seconds", "threads", "paper", "device",
+                                             "epochs")}
             row["seeds"] = range(run["seed"], run["seed"] + run.get("seeds", 1))
             row["summary"] = {label: np.ravel(value).astype(float)
                               for label, value in run["summary"].items() if value is not None}
-            command = re.sub(r" --seed[ =]\d+", "", run["command"])
-            key = (command, run["device"], run["epochs"])
+            row["command"] = re.sub(r" --seed[ =]\d+", "", run["command"])
+            flags = sorted(row["command"].split(" --"))     # in whatever order they were typed
+            key = (*flags, run["device"], run["epochs"])
             runs.setdefault(run["script"], {}).setdefault(key, []).append(row)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise DataError(f"{path} is damaged or not a results.json of these scripts.") from None
@@ -1792,18 +1794,17 @@ def table(folder):
     for script in sorted(runs):
         lines += [f"## {script}.py", "", "| command | paper | ours | epochs, time, hardware, seeds "
                   "|", "| --- | --- | --- | --- |"]
-        for key in sorted(runs[script]):
-            rows = sorted(runs[script][key], key=lambda row: row["seed"])
-            cells = table_row(*key, rows)
+        for cells in sorted(table_row(rows) for rows in runs[script].values()):
             cells = [cell.replace("|", "\\|").replace("\n", " ") for cell in cells]
-            lines.append(f"| {' | '.join(cells)} |")
+            lines.append(f"| `{cells[0]}` | {' | '.join(cells[1:])} |")
         lines.append("")
     return "\n".join(lines).strip()
 
 
-def table_row(command, device, epochs, rows):
+def table_row(rows):
     """The cells of one row: command, paper, ours, hardware; rows: what `table` read of each
     seed."""
+    rows = sorted(rows, key=lambda row: row["seed"])
     first = rows[0]
     ours = []
     for label in first["summary"]:
@@ -1815,8 +1816,8 @@ def table_row(command, device, epochs, rows):
     threads = "1 thread" if first["threads"] == 1 else f"{first['threads']} threads"
     seeds = ", ".join(str(seed) for row in rows for seed in row["seeds"])
     seeds = f"seeds {seeds}" if "," in seeds else f"seed {seeds}"
-    return [f"`{command}`", first["paper"] or "–", "; ".join(ours),
-            f"{epochs} epochs, {duration}, {device}, {threads}, {seeds}"]
+    return [first["command"], first["paper"] or "–", "; ".join(ours),
+            f"{first['epochs']} epochs, {duration}, {first['device']}, {threads}, {seeds}"]
 
 
 # %% python eval.py notebook RUN...

@@ -164,16 +164,17 @@ def test_runs_that_differ_in_their_seed_are_one_row_with_mean_and_spread(tmp_pat
             "python cyclevae.py --z-dim 5"  # the default
         )
         result(tmp_path, f"{seed}", command=words, seed=seed, summary={"s %": value})
-    result(tmp_path, "other", command="python cyclevae.py --z-dim 6", seed=0)
+    result(tmp_path, "3", command="python cyclevae.py --z-dim 6 --epochs 3 --seed 3", seed=3)
+    result(tmp_path, "4", command="python cyclevae.py --epochs 3 --seed 4 --z-dim 6", seed=4)
     rows = cells(table(tmp_path))
     assert [row[0] for row in rows] == [
         "`python cyclevae.py --z-dim 5`",
-        "`python cyclevae.py --z-dim 6`",
+        "`python cyclevae.py --z-dim 6 --epochs 3`",  # the flags in either order
     ]
     mean, spread = (float(part) for part in rows[0][2].removeprefix("s %: ").split(" ± "))
     assert mean == pytest.approx(statistics.mean(values), rel=0.01)
     assert spread == pytest.approx(statistics.stdev(values), rel=0.06)  # two digits
-    assert "seeds 0, 1, 2" in rows[0][3]
+    assert "seeds 0, 1, 2" in rows[0][3] and "seeds 3, 4" in rows[1][3]
 
 
 def test_a_run_of_several_seeds_is_one_row_with_mean_and_spread(tmp_path):
