@@ -1770,8 +1770,9 @@ def table(folder):
     """Markdown tables, one per script, of all files *results.json below `folder` that have a
     `summary`, {label with unit: number, or a list of one per seed}: one row per command, with mean
     ± standard deviation over seeds, also over runs that differ in their seed only, and the time of
-    the first of them, sorted by command. Raises DataError if there are none or one is damaged."""
-    runs = {}                                               # {script: {flags, ...: [results]}}
+    the first of them. Rows are sorted by command. Raises DataError if there are none or one is
+    damaged."""
+    runs = {}                                               # {script: {(flags, ...): [a run]}}
     for path in sorted(Path(folder).rglob("*results.json")):
         try:
             run = json.loads(path.read_text(encoding="utf-8"))
