@@ -15,13 +15,13 @@ layer of Eq. 16 and 17; lambda_p and mu_p (step size) are the schedules of secti
 
     python dann.py --seeds 10                     # moons, 2 minutes: NN 82.5 %, DANN 93.0 %
     python dann.py --task images                  # MNIST to MNIST-M, an hour: DANN 80 %
-    python dann.py --task images --model dann --ramp 0.25                     # half an hour: 82 %
+    python dann.py --task images --model dann --ramp 0.25                     # 40 minutes: 82 %
     python dann.py --task images --arch bn --domain-weight 2 --epochs 12      # half an hour: 90 %
 
 Departures from the paper:
-- Moons: none. Constants, 150 points per domain (300 in the text) and random numbers are those of
-  the authors' script. The target accuracy swings from epoch to epoch, so the report gives its mean
-  over the last 100 epochs first.
+- Moons: 150 points per domain as in the authors' script, not the 300 of the text (which give 78
+  and 87 %); constants and random numbers are the script's as well. The target accuracy swings from
+  epoch to epoch, so the report gives its mean over the last 100 epochs first.
 - Images: the domain loss is the mean over both domains, half of the sum in E, because training is
   more stable; --domain-weight 2 gives the sum.
   Each domain's own mean is subtracted (--mean shared: one for both). MNIST is padded to 32 pixels.

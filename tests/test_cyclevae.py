@@ -142,6 +142,7 @@ def test_smoke_probes_eight_classes_and_every_factor_of_the_poses(smoke):
     keys |= {f"{key}_stderr" for key in keys} | {"chance", "majority"}
     assert all(set(f) == keys for f in results["factors"].values())
     assert results["decoded_class_acc"] > 0.5  # the pictures show something
+    assert results["swap_class_acc"] > 0.3
 
 
 def test_the_networks_of_a_checkpoint_take_images_and_give_images_back(smoke):

@@ -57,7 +57,7 @@ SCRIPTS = {
         figures=f"curves swap_grid swap_grid_unseen {INTERPOLATIONS} tsne_class tsne_factors "
         "prediction_networks",
         keys=PROBES + "s_to_z_r2 z_to_s_r2 s_to_z_class_acc z_to_s_class_acc decoded_class_acc "
-        "swapped_class_acc summary paper",
+        "swap_class_acc summary paper",
         nets="enc dec",
         parts="opt opt_reverse rng",
         misfit={"z_dim": 5},
