@@ -322,7 +322,8 @@ def prediction_networks(run, data, codes, dec, net, results, steps):
     run.figure("prediction_networks", grid(rows, names, red=red), "Red: the classifier recognizes "
                "the class of the reconstruction, but not of this image (no mark where it does not "
                "recognize the reconstruction either). Expect red in the row 's predicted from z', "
-               "because z should not hold the class.")
+               "because z should not hold the class, and a lost pose in the row below it, because "
+               "s should not hold the pose.")
     run.table("Prediction networks", ("decoded from", "R2 on test", "class recognized"), [
         ("z and s", None, percent(results["decoded_class_acc"])),
         ("z, and s of an image of another class", None, percent(results["swap_class_acc"])),
@@ -335,8 +336,8 @@ def prediction_networks(run, data, codes, dec, net, results, steps):
              f"reconstructions, that of s in {percent(results['swap_class_acc'])} of images with "
              f"the z of another class, and {percent(results['real_class_acc'])} of real images.")
     if z_r2 is not None:
-        verdict = "part of z leaks into s" if z_r2 > 0.1 else "z does not leak into s"
-        run.note(f"s predicts z with R2 {z_r2:.2f} (threshold 0.1): {verdict}.")
+        verdict = "s holds part of z" if z_r2 > 0.1 else "s holds little of z"
+        run.note(f"An MLP predicts the mean of z from s with R2 {z_r2:.2f}: {verdict}.")
     chance = results["chance"]
     stderr = (chance * (1 - chance) / len(test))**0.5
     verdict = "within two standard errors, so the class does not leak into the mean of z"
@@ -365,7 +366,7 @@ def evaluate(run, data, nets):
     test_recon, test_kl = validation_loss(enc, dec, data.test, data.train or data.test, args.seed)
     results = {"test_recon": test_recon, "test_kl": test_kl, "summary": None, "paper": None}
     run.table("Objective on test images", ("", "value"), [
-        ("squared error per image (s of another image, sampled z)", test_recon),
+        ("squared error per image (s of a training image, sampled z)", test_recon),
         ("KL, nats per image", test_kl)])
     net = None
     if data.train is not None:

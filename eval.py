@@ -693,9 +693,9 @@ pre { white-space: pre-wrap }
 """
 
 
-FID_NOTE = ("Frechet distances: with ±, the mean and deviation over LeNets of different seeds; in "
-            "brackets, as a share of the trace of the covariance of the test images' features. "
-            "They compare models on this data set only.")
+FID_NOTE = ("Features of the Frechet distances: {features}. They compare models on this data set "
+            "only. ±: over LeNets of different seeds; in brackets: divided by the total variance "
+            "of the test images' features.")
 
 
 def report(run, title, results):
@@ -713,6 +713,8 @@ def report(run, title, results):
                      "everything works; its numbers mean nothing.</b></p>")
     items = [f"<li>{e(sentence)}</li>" for sentence in run.notes]
     parts.append(f"<ul>{''.join(items)}</ul>")
+    if results.get("paper"):
+        parts.append(f"<p>The paper: {e(results['paper'])}.</p>")
     for heading, header, rows, note in run.tables:
         parts.append(f"<h2>{e(heading)}</h2><table>")
         cells = [f"<th>{e(str(cell))}</th>" for cell in header]
@@ -720,14 +722,19 @@ def report(run, title, results):
         for row in rows:
             cells = [f"<td>{e(shown(cell))}</td>" for cell in row]
             parts.append(f"<tr>{''.join(cells)}</tr>")
-        if any(isinstance(cell, dict) for row in rows for cell in row):
-            note += " " + FID_NOTE
+        distances = [cell for row in rows for cell in row if isinstance(cell, dict)]
+        if distances:
+            note += " " + FID_NOTE.format(**distances[0])
         parts.append(f"</table><p>{e(note.strip())}</p>")
     for name, caption, png in run.figures:
         image = base64.b64encode(png).decode()
         parts.append(f"<figure><h2>{e(name.replace('_', ' '))}</h2><p>{e(caption)}</p>"
                      f'<img alt="{e(name)}" src="data:image/png;base64,{image}"></figure>')
-    parts.append(f"<h2>command</h2><pre>{e(results['command'])}</pre>")
+    sizes = [f"{len(split):,} {name}" for name, split in run.data.splits().items()]
+    settings = [f"{name} {value}" for name, value in results["args"].items()
+                if value is not None and name != "data_dir"]
+    parts.append(f"<h2>command</h2><pre>{e(results['command'])}</pre><p>Images: "
+                 f"{e(', '.join(sizes))}. Settings: {e(', '.join(settings))}.</p>")
     body = "\n".join(parts)
     return (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{e(title)}</title>'
             f"<style>{STYLE}</style>\n{body}\n</html>\n")
@@ -992,25 +999,28 @@ def report_class(run, r):
     names = {"s": "s", "z": "sampled z", "z_mean": "mean of z"}
     rows = []
     for code, words in names.items():
-        null = r["z_null_acc"] if code == "z" else None
         rows.append((words, percent(r[f"{code}_train_acc"]), percent(r[f"{code}_test_acc"]),
-                     percent(null), percent(r["chance"]), percent(r["majority"])))
-    run.table("Class predicted from the codes by an MLP",
-              ("code", "train", "test", "pose-only null", "chance", "majority"), rows,
-              "Sampled z is the papers' measurement, here the mean of 20 draws. The pose-only null "
-              "is the accuracy for a z that holds the pose and nothing else.")
-    run.note(f"s predicts the class of {percent(r['s_test_acc'])} of the test images, the mean of "
-             f"z of {percent(r['z_mean_test_acc'])}.")
+                     percent(r["chance"]), percent(r["majority"])))
+    note = "Sampled z is the papers' measurement, here the mean of 20 draws."
     null = r["z_null_acc"]
-    what = "pose-only null"
+    what = "the pose alone gives"
     if null is None:                                        # what a constant z scores
         null = max(r["chance"], r["majority"])
         what = "chance or majority"
-    sentence = f"Sampled z predicts it in {percent(r['z_test_acc'])} ({what} {percent(null)}): "
+    else:
+        rows.append(("a z that holds only the pose", None, percent(null), None, None))
+        note += (" The pose alone gives less than chance if a class has one image per pose: a pose "
+                 "in which a class was trained is then not in test.")
+    run.table("Class predicted from the codes by an MLP",
+              ("code", "train", "test", "chance", "majority"), rows, note)
+    run.note(f"An MLP predicts the class from s in {percent(r['s_test_acc'])} of the test images, "
+             f"from the mean of z in {percent(r['z_mean_test_acc'])} (chance "
+             f"{percent(r['chance'])}).")
+    sentence = f"From sampled z it does in {percent(r['z_test_acc'])} ({what} {percent(null)}): "
     if leaks(r["z_test_acc"], r["z_test_stderr"], null, r["z_null_stderr"]):
         sentence += "more than two standard errors above, so part of the class leaks into z."
     else:
-        sentence += "within two standard errors, so the class does not leak into sampled z."
+        sentence += "within two standard errors, so it finds nothing of the class in sampled z."
     run.note(sentence)
     if r["active_dims"] == 0 or r["test_kl"] < 0.5:
         run.note(f"z is unused (KL {r['test_kl']:.2g} nats in {r['active_dims']} dimensions), so "
@@ -1249,12 +1259,12 @@ def code_map(run, codes, y, points):
         accuracies[title] = neighbour_accuracy(drawn, y[idx])
         panels[title] = (drawn, y[idx], run.classes)
         parts.append(f"{title} {percent(accuracies[title])}")
-    name, what, axes_names = "tsne", "t-SNE of codes", None
+    name, what, axes_names = "tsne", "t-SNE of the codes", None
     if plane:
-        name, what, axes_names = "plane", "Codes", ("first latent", "second latent")
-    run.figure(name, scatter(panels, seed, axes_names), f"{what} of test images, trained without "
-               "labels. How often the five nearest points vote for the right class: "
-               f"{'; '.join(parts)}; chance is {percent(1 / len(y.unique()))}.")
+        name, what, axes_names = "plane", "The codes", ("first latent", "second latent")
+    run.figure(name, scatter(panels, seed, axes_names), f"{what} of test images (VAE: the means of "
+               "q(z|x)), trained without labels. How often the five nearest points vote for the "
+               f"right class: {'; '.join(parts)}; chance is {percent(1 / len(y.unique()))}.")
     return accuracies
 
 
@@ -1564,6 +1574,8 @@ def curves(history, panels, chance=None):
         axis.set_ylabel(title)
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
+        low, high = axis.get_ylim()
+        axis.set_ylim(low, high + 0.08 * len(lines) * (high - low))         # room for the legend
         axis.legend(frameon=False, fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     return figure
@@ -1643,8 +1655,8 @@ def draw_swap_grids(run, data, codes, dec):
         figure = swap_grid(dec, split.images(columns), code.s[columns], split.images(rows),
                            code.mu[rows])
         run.figure(name, figure, f"From {who}. Each column should keep the class of the image "
-                   "above it, each row everything else of the image on its left: pose, light or "
-                   "slant.")
+                   "above it, each row everything else of the image on its left, such as pose, "
+                   "light or slant.")
 
 
 def draw_interpolations(run, data, code, dec, net):
@@ -1682,16 +1694,16 @@ def interpolation_note(along_s, along_z, first, second):
         return ("the classifier does not recognize the first image's class in its reconstruction, "
                 "so the lines show nothing.")
     changed = (along_s != first).nonzero()
-    sentence = "along s the class never changes, so s does not decide it here; "
+    sentence = "along s the classifier sees no change of class, so s does not decide it here; "
     if len(changed) > 0:
-        end = "ends" if along_s[-1] == second else "does not end"
-        sentence = (f"along s the class changes at step {int(changed[0]) + 1} of {len(along_s)} "
-                    f"and {end} as the second image's; ")
+        end = "and" if along_s[-1] == second else "but not"
+        sentence = (f"along s the classifier sees another class from step {int(changed[0]) + 1} of "
+                    f"{len(along_s)} on, {end} the second image's at the end; ")
     kept = int((along_z == first).sum())
-    sentence += f"along z it stays in {kept} of {len(along_z)} steps, "
+    sentence += f"along z it sees the first image's class in {kept} of {len(along_z)} steps, "
     if kept == len(along_z):
-        return sentence + "so z does not carry the class."
-    return sentence + "so there the image is blurred or z carries part of the class."
+        return sentence + "so the decoder does not take the class from z."
+    return sentence + "so there the image is blurred or z decides part of the class."
 
 
 def draw_tsne(run, data, code, points):
@@ -1709,7 +1721,7 @@ def draw_tsne(run, data, code, points):
         panels[title] = (tsne(values, seed), test.y[idx], data.classes)
     run.figure("tsne_class", scatter(panels, seed), "s should show one cluster per class, sampled "
                "z (the papers' measurement) none. The mean of z shows what the noise of q(z|x) "
-               "hides.")
+               "hides; t-SNE may miss what an MLP finds.")
     names = [name for name in pose_factors(data) if len(data.factors[name]) <= 12]
     if names:
         idx = order[:points]

@@ -432,10 +432,12 @@ def train(run, data):
 
 OBJECTIVES = [
     ("VAE", "Enc: q(z|x), Dec: p(x|z)", "E_q[-log p(x|z)] + KL(q(z|x) || N(0, I))"),
-    ("VAE with flow", "Enc, Dec, and RealNVP: the prior p(z)",
+    ("joint flow", "Enc, Dec, and RealNVP: the prior p(z)",
      "E_q[-log p(x|z) + log q(z|x) - log p(z)]"),
+    ("flow fitted after", "RealNVP: the prior p(z); Enc and Dec of the VAE", "E_q[-log p(z)]"),
     ("GAN", "Gen: draws images from z, Dis: probability that an image is real",
-     "Dis: -log Dis(x) - log(1 - Dis(Gen(z))); Gen: -log Dis(Gen(z)), the non-saturating loss")]
+     "Dis: -r log Dis(x) - (1 - r) log(1 - Dis(x)) - log(1 - Dis(Gen(z))), r = --real-label; "
+     "Gen: -log Dis(Gen(z)), the non-saturating loss")]
 
 
 def n_weights(net):
@@ -478,24 +480,28 @@ def report_curves(run):
         "flow fitted after: -log p(z), nats": {"train": ("flow_after", "train"),
                                                "validation": ("flow_after", "val")},
         "GAN: losses, nats": {"Gen": ("gan", "loss_gen"), "Dis": ("gan", "loss_disc")},
-        "probability that Dis assigns": {"real images": ("gan", "d_real"),
+        "probability that Dis assigns": {"train": ("gan", "d_real"),
                                          "samples": ("gan", "d_fake"),
-                                         "train, end of epoch": ("gan", "d_train"),
-                                         "validation, end of epoch": ("gan", "d_val")}}
-    for model in ("vae", "flow_joint", "flow_after"):
-        run.report_curve(f"{NAMES[model]}: the loss", "train", "val", model)
+                                         "train, running averages": ("gan", "d_train"),
+                                         "validation, running averages": ("gan", "d_val")}}
+    run.report_curve("VAE: the negative bound", "train", "val", "vae")
+    run.report_curve("Joint flow: the negative bound", "train", "val", "flow_joint")
+    run.report_curve("Flow fitted after: -log p(z) of codes", "train", "val", "flow_after")
     run.figure("curves", curves(run.history, panels), "A validation loss that rises while "
-               "train falls is overfitting. The losses of a GAN do not measure its images.")
+               "train falls is overfitting. At first the KL weighs little (--kl-warmup) and is "
+               "large. The losses of a GAN do not measure its images. Running averages: of batch "
+               "norm, after each epoch; compare the two only with each other.")
     rows = run.rows("gan")
     if rows:
         last = rows[-1]
         verdict = "neither side has won"
         if last["d_real"] > 0.95 * run.args.real_label and last["d_fake"] < 0.05:
             verdict = "Dis has won and teaches Gen little"
-        run.note(f"GAN: in the last epoch Dis assigns {percent(last['d_real'])} to real images and "
-                 f"{percent(last['d_fake'])} to samples: {verdict}. After it Dis assigns "
-                 f"{percent(last['d_train'])} to train images and {percent(last['d_val'])} to "
-                 "validation images.")
+        run.note(f"GAN: in the last epoch Dis assigns {percent(last['d_real'])} to train images "
+                 f"(its target is {percent(run.args.real_label)}) and {percent(last['d_fake'])} to "
+                 f"samples: {verdict}. With the running averages of batch norm it assigns "
+                 f"{percent(last['d_train'])} to train and {percent(last['d_val'])} to validation "
+                 "images; if the first is far larger, Dis overfits.")
 
 
 def report_models(run, results):
@@ -515,33 +521,33 @@ def report_models(run, results):
             distances[name] = r["fid"]["value"]
             summary[f"{name} distance"] = r["fid"]["value"]
             floor = r["fid"]["floor"]
-        rows.append((name, r["fid"], nll.get("nats"), nll.get("stderr"),
+        rows.append((name, r["fid"], nll.get("nats"), nll.get("stderr"), nll.get("ess"),
                      nll.get("bits_per_dim"), r["missing_classes"], r["weights"],
                      r["flow_weights"], round(r["seconds"])))
         if r["confidence"] is not None:
-            clear.append(f"{name} {percent(r['confidence'])}")
+            clear.append(f"{name} {percent(r['confidence'])} and {percent(r['confidence_ends'])}")
         if "gain" in r:
-            networks = "Enc and Dec are the same"
-            if model == "flow_joint":
-                networks = "Enc and Dec were trained with it"
-            run.note(f"With the {name} the NLL of the same images changes by "
-                     f"{-r['gain']['nats']:+.2f} ± {r['gain']['stderr']:.2f} nats against the VAE "
-                     f"with N(0, I) (error over images, not over seeds): {networks}.")
+            run.note(f"Against the VAE with N(0, I) the {name} changes the NLL of the same images "
+                     f"by {-r['gain']['nats']:+.2f} ± {r['gain']['stderr']:.2f} nats (±: over "
+                     "images, not seeds).")
     pixels = "drawn as 0 or 1" if args.binarize else "as they are"
-    run.table("Comparison", ("model", "Frechet distance", "NLL, nats", "standard error", "bits/dim",
-                             "missing classes", "weights", "flow weights", "seconds"), rows,
+    run.table("Comparison", ("model", "Frechet distance", "NLL, nats", "standard error",
+                             "effective samples", "bits/dim", "missing classes", "weights",
+                             "flow weights", "seconds"), rows,
               f"NLL: {args.likelihood}, pixels {pixels}, {args.nll_k:,} samples of z, at most "
-              f"{args.nll_n:,} test images. A class is missing if samples have less than a tenth "
-              "of its share of real images.")
+              f"{args.nll_n:,} test images; it is an upper bound, looser where few of the samples "
+              "count. A class is missing if samples have less than a tenth of its share of real "
+              "images. Seconds: of training.")
     run.table("Objectives", ("model", "parts", "minimized, in nats per image"), OBJECTIVES)
     if distances:
         order = sorted(distances, key=distances.get)
         ranking = ", ".join(f"{name} {distances[name]:.1f}" for name in order)
         run.note(f"Samples, the nearest to real images first: {ranking} (Frechet distance, "
-                 f"{floor:.1f} for as many train images).")
+                 f"{floor:.1f} for as many train images; its ± is in the table).")
     if clear:
-        run.note("Between two draws, the probability that the classifier assigns to its first "
-                 f"choice, on average: {', '.join(clear)}. Where it is low, images mix classes.")
+        run.note("How sure the classifier is of its first choice, between two draws and at them: "
+                 f"{', '.join(clear)}. A lower first number means that images between draws mix "
+                 "classes.")
     return summary
 
 
@@ -587,12 +593,13 @@ def evaluate(run, data, models):
             "weights": sum(weights.values()), "flow_weights": flow_weights,
             "seconds": seconds,
             "fid": fid(args.fid, data, args.data_dir, samples, args.seed, lenet_images, lenets),
-            "missing_classes": None, "confidence": None, "nll": None}
+            "missing_classes": None, "confidence": None, "confidence_ends": None, "nll": None}
         if net is not None:
             counts = net.predict(samples).bincount(minlength=len(data.classes))
             results[model]["missing_classes"] = int((counts < 0.1 * n * share).sum())
-            confidence = net(strips[1:-1].flatten(0, 1)).softmax(1).amax(1)
-            results[model]["confidence"] = confidence.mean().item()
+            confidence = net(strips.flatten(0, 1)).softmax(1).amax(1).view(12, 100)
+            results[model]["confidence"] = confidence[1:-1].mean().item()
+            results[model]["confidence_ends"] = confidence[[0, -1]].mean().item()
         if model != "gan":
             log_p[model], results[model]["nll"] = measure_likelihood(run, test, nets, idx)
         if flow is not None and "vae" in models:
@@ -607,8 +614,8 @@ def evaluate(run, data, models):
                "each model. Are they likely images, and is every class there?")
     run.figure("interpolations", grid(torch.cat(strip_rows), names, gap_after=(0, 10),
                                       gap_below=gaps),
-               "Two draws from the prior at the ends, ten points between them: spherical, in the "
-               "space where codes are N(0, I). Is every step an image, or two images in one?")
+               "Left and right two draws, between them ten points on the arc that joins them in "
+               "the space of N(0, I). Is every step an image, or two images in one?")
     summary = report_models(run, results)
     run.finish(f"VAE, flow prior and GAN on {args.data}",
                {**dict.fromkeys(NAMES), **results, "real_class_acc": real_class_acc,

@@ -289,7 +289,7 @@ def train(run, data, classifier_net):
 # Column of the log: its name, by how much it may change, and where its mean must lie.
 SETTLED = {"adv": ("adversarial loss of Enc and Dec, nats", 0.05, 0.0, math.inf),
            "disc": ("loss of Disc, nats per term", 0.05, 0.0, math.inf),
-           "disc_unsmoothed": ("the same against labels of 0 and 1", 0.05, 0.3, math.inf),
+           "disc_unsmoothed": ("loss of Disc if its labels are 1 and 0, nats", 0.05, 0.3, math.inf),
            "real_acc": ("accuracy of Disc on real images", 0.03, 0.45, 0.95),
            "fake_acc": ("accuracy of Disc on decoded images", 0.03, 0.45, 0.95)}
 
@@ -322,7 +322,7 @@ def report_adversary(run, results):
     run.figure("adversary", curves(run.history, {
         "loss per term, nats": {"Enc and Dec": "adv", "Disc": "disc"},
         "accuracy of Disc": {"real images": "real_acc", "decoded images": "fake_acc"},
-        "class of s recognized": {"validation, swapped images": "val_swap_acc"}},
+        "class of s recognized": {"validation, z of another class": "val_swap_acc"}},
         chance={"loss per term, nats": math.log(2), "accuracy of Disc": 0.5}),
         "A settled adversary has flat curves away from 100 %. The grey lines are where Disc can "
         "only guess: ln 2 = 0.69 nats and 50 %.")
@@ -333,13 +333,13 @@ def report_adversary(run, results):
         part = found[column]
         bounds = f"{low} to {high}"
         if high == math.inf:
-            bounds = f"above {low}"
+            bounds = f"above {low}" if low > 0 else None
         rows.append((name, part["mean"], bounds, part["change"], limit))
     run.table("Has the adversary settled?", ("over the last fifth of the epochs", "mean",
               "must lie in", "change", "limit"), rows,
-              "Change: the slope of a fitted line times the number of epochs.")
-    verdict = {True: "has settled: no loss or accuracy changes by more than its limit, and neither "
-                     "side wins",
+              "Change: the slope of a fitted line times the epochs of the last fifth. Disc is "
+              f"trained with labels of {REAL_LABEL} and 0.")
+    verdict = {True: "has settled: every mean and change is within its limits in the table",
                False: "has not settled: a mean or a change is outside its limits in the table",
                None: "shows nothing yet, since fewer than 15 epochs were trained"}
     if run.args.lr_floor < 0.1:
@@ -368,12 +368,12 @@ def report_swaps(run, data, code, dec, net, prior, results, lenet_images):
         verdict = "the decoder does not take the class from s alone"
     run.note(f"The class of s is recognized in {percent(results['swap_class_acc'])} of the images "
              f"with the z of another class (real images {percent(results['real_class_acc'])}): "
-             f"{verdict}. The mean of z predicts its own class in "
-             f"{percent(results['z_mean_test_acc'])}.")
+             f"{verdict}. With z from N(0, I) it is in {percent(results['prior_class_acc'])}.")
     if results["swap_fid"] is not None:
-        run.note(f"Their Frechet distance from real images is {results['swap_fid']:.1f}, with z "
-                 f"from N(0, I) {results['prior_fid']:.1f} (train images "
-                 f"{results['fid_floor']:.1f}): compare runs with and without the adversary.")
+        run.note("Frechet distances from test images, in features of a LeNet: "
+                 f"{results['swap_fid']:.1f} with the z of another image, "
+                 f"{results['prior_fid']:.1f} with z from N(0, I), {results['fid_floor']:.1f} of "
+                 "training images. Compare runs with and without the adversary.")
 
 
 @torch.no_grad()
@@ -388,11 +388,12 @@ def evaluate(run, data, nets):
     results = {"test_recon": recon, "test_kl": kl, "summary": None, "paper": None}
     report_adversary(run, results)
     run.figure("curves", curves(run.history, {
-        "squared error per image": {"swapped s, train": "swap", "own s, train": "own",
-                                    "swapped s, validation": "val_swap"},
+        "squared error per image": {"partner's s, train": "swap", "own s, train": "own",
+                                    "partner's s, validation": "val_swap"},
         "KL, nats per image": {"train": "kl", "validation": "val_kl"}}),
-        "Train and validation should stay together. A KL near zero means that z is unused.")
-    run.report_curve("The squared error with swapped s", "swap", "val_swap")
+        "A partner is another image of the class, for validation one of train. Train and "
+        "validation should stay together. A KL near zero means that z is unused.")
+    run.report_curve("The squared error with a partner's s", "swap", "val_swap")
     run.stage("codes and samples")
     codes = encode_splits(enc, data)
     code = codes["test"]
@@ -413,7 +414,7 @@ def evaluate(run, data, nets):
     styles = dec(prior[:63], code.s[idx[-1:]].expand(63, -1))
     rows = torch.cat([test.images(idx[-1:]), styles]).unflatten(0, (8, 8))
     run.figure("styles", grid(rows), "The first image is a test image. The others have its s and "
-               "draws of z from N(0, I): one class in many styles.")
+               "draws of z from N(0, I): it should be one class in many styles.")
     net = None
     if data.train is not None:
         run.stage("probes")

@@ -319,13 +319,15 @@ def likelihood(run, test, nets, mu, logvar):
                 args.likelihood == "bernoulli", args.seed)
         r[key] = q
         rows.append((k, q["nats"], q["stderr"], q["ess"], q["bits_per_dim"]))
+    pixels = "drawn as 0 or 1" if args.binarize else "as they are"
     run.table("Likelihood of test images", ("samples of z", "NLL, nats per image", "standard error",
                                             "effective samples", "bits/dim"), rows,
-              f"Of {q['n']:,} random images; the error is over images, not trainings. If the rows "
-              "differ by more, the estimate has not converged: raise --nll-k.")
+              f"Likelihood: {args.likelihood}, pixels {pixels}. Of {q['n']:,} random images; the "
+              "error is over images, not trainings. Each estimate is, in expectation, an upper "
+              "bound that falls with more samples of z (--nll-k).")
     run.note(f"VAE: the negative bound of all test images is {recon + kl:.2f} nats per image, of "
-             f"which {kl:.2f} are the KL; the NLL of {q['n']:,} random ones is {q['nats']:.2f} ± "
-             f"{q['stderr']:.2f} (other images, so it may be the larger of the two).")
+             f"which {kl:.2f} are the KL; the NLL is {q['nats']:.2f} ± {q['stderr']:.2f}, of "
+             f"{q['n']:,} random ones, whose bound may be another.")
     return r
 
 
@@ -362,7 +364,7 @@ def measure(run, data, measured, model, nets, prior):
         points = 10_000 if args.z_dim < 3 else None         # where classes overlap: slow
         r.update(svm_report(run, NAMES[model], (codes["train"][0], data.train.y), (mu, test.y),
                             points))
-    return recon, samples, z["test"], r
+    return recon, samples, mu, r
 
 
 def report_models(run, models, results):
@@ -378,11 +380,12 @@ def report_models(run, models, results):
         rows.append((NAMES[model], *distances, r["test_mse"], means, deviations, r["active_units"],
                      percent(r["off_support"])))
     run.table("Models on test images", (
-        "model", "Frechet distance of samples", "of train images", "of reconstructions",
+        "model", "Frechet distance of samples", "of real train images", "of reconstructions",
         "squared error per pixel", "mean of codes", "their standard deviation", "active latents",
-        "draws off the codes"), rows, "Active, for the VAE: the mean of q(z|x) has a variance "
-        "above 0.01. Off the codes: draws from N(0, I) farther from the nearest training code than "
-        "99 % of the test codes, in active latents; the decoder was not trained there.")
+        "draws off the codes"), rows, "Codes of the VAE are draws from q(z|x) here. Active, for "
+        "the VAE: the mean of q(z|x) has a variance above 0.01. Off the codes: draws from N(0, I) "
+        "farther from the nearest training code than 99 % of the test codes, in active latents; "
+        "the decoder was not trained there.")
     if len(rows) == 1:
         return
     best = min(models, key=lambda model: results[model]["test_mse"])
@@ -457,7 +460,8 @@ def evaluate(run, data, measured, models):
     rows = {**recon_rows, **sample_rows}
     run.figure("reconstructions_and_samples", grid(torch.stack(list(rows.values())), list(rows)),
                "Ten test images, what each model makes of their codes, and ten samples, of which "
-               "those of a column have the same z from N(0, I).")
+               "those of a column have the same z from N(0, I)."
+               + (" The images are encoded with pixels drawn as 0 or 1." if args.binarize else ""))
     run.figure("learning", grid(torch.stack(list(run.kept.values())), list(run.kept)),
                "Ten test images during training. Before training every code gives nearly the mean "
                "training image, where the decoder's output bias starts.")

@@ -122,7 +122,7 @@ SCRIPTS = {
     "vaegan": Script(
         tiny=DIGITS + " --arch conv --width 2 --fid none",
         figures="curves discriminator reconstructions samples samples_100_vae samples_100_vaegan",
-        keys="vae vaegan d_real d_recon d_sample real_class_acc mean_image_mse summary paper",
+        keys="vae vaegan real_class_acc mean_image_mse summary paper",
         nets="vae/enc vae/dec vaegan/enc vaegan/dec vaegan/disc",
         parts="vae/opt vae/rng vaegan/opt vaegan/rng",
         models=("vae", "vaegan"),
