@@ -1584,10 +1584,11 @@ def curves(history, panels, chance=None):
 def scatter(panels, seed=0, axes_names=None):
     """Points coloured by class, one panel for each {title: (points (N, 2), y (N,), names)}.
 
-    With more than 12 classes 12 seeded ones have a colour and the rest are grey. axes_names: of
-    both axes, which have no ticks without them."""
+    With more than 12 classes 12 seeded ones have a colour and the rest are grey. Neighbours with
+    the same names share a legend. axes_names: of both axes, which have no ticks without them."""
     figure, axes = new_figure(4.6, 4.0, len(panels))
-    for axis, (title, (points, y, names)) in zip(axes, panels.items()):
+    all_names = [names for _, _, names in panels.values()]
+    for i, (axis, (title, (points, y, names))) in enumerate(zip(axes, panels.items())):
         points = np.nan_to_num(np.asarray(points, np.float64), posinf=0, neginf=0)
         y = y.cpu()
         present = y.unique()
@@ -1608,8 +1609,9 @@ def scatter(panels, seed=0, axes_names=None):
         else:
             axis.set_xlabel(axes_names[0])
             axis.set_ylabel(axes_names[1])
-        axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5),
-                    markerscale=1.5)
+        if all_names[i + 1:i + 2] != [names]:               # else the next panel has the legend
+            axis.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5),
+                        markerscale=1.5)
     return figure
 
 

@@ -370,6 +370,13 @@ def test_scatter_colours_twelve_classes_at_most():
     assert len(figure.axes[0].get_legend().get_texts()) == 12
 
 
+def test_scatter_draws_one_legend_for_neighbours_with_the_same_names():
+    points, y = np.random.default_rng(0).normal(size=(300, 2)), torch.arange(300) % 2
+    panels = {"s": (points, y, ["a", "b"]), "z": (points, y, ["a", "b"])}
+    figure = scatter({**panels, "pose": (points, y, ["c", "d"])})
+    assert [axis.get_legend() is not None for axis in figure.axes] == [False, True, True]
+
+
 NAMES = ["caf\udce9", "\U0001f600", "\u6f22\u5b57", "w" * 170, "_hidden", "", "a\nb", "100 %"]
 NAMES += ["$x_1", "n" * 170, "\\frac{", "\x00"]
 
