@@ -322,8 +322,8 @@ def prediction_networks(run, data, codes, dec, net, results, steps):
     run.figure("prediction_networks", grid(rows, names, red=red), "Red: the classifier recognizes "
                "the class of the reconstruction, but not of this image (no mark where it does not "
                "recognize the reconstruction either). Expect red in the row 's predicted from z', "
-               "because z should not hold the class, and a lost pose in the row below it, because "
-               "s should not hold the pose.")
+               "because z should not hold the class, and a lost pose or style in the row below it, "
+               "because s should not hold them.")
     run.table("Prediction networks", ("decoded from", "R2 on test", "class recognized"), [
         ("z and s", None, percent(results["decoded_class_acc"])),
         ("z, and s of an image of another class", None, percent(results["swap_class_acc"])),
