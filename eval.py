@@ -719,20 +719,24 @@ def report(run, title, results):
         parts.append(f"<h2>{e(heading)}</h2><table>")
         cells = [f"<th>{e(str(cell))}</th>" for cell in header]
         parts.append(f"<tr>{''.join(cells)}</tr>")
+        about_distances = ""
         for row in rows:
             cells = [f"<td>{e(shown(cell))}</td>" for cell in row]
             parts.append(f"<tr>{''.join(cells)}</tr>")
-        distances = [cell for row in rows for cell in row if isinstance(cell, dict)]
-        if distances:
-            note += " " + FID_NOTE.format(**distances[0])
+            for cell in row:
+                if isinstance(cell, dict):
+                    about_distances = " " + FID_NOTE.format(**cell)
+        note += about_distances
         parts.append(f"</table><p>{e(note.strip())}</p>")
     for name, caption, png in run.figures:
         image = base64.b64encode(png).decode()
         parts.append(f"<figure><h2>{e(name.replace('_', ' '))}</h2><p>{e(caption)}</p>"
                      f'<img alt="{e(name)}" src="data:image/png;base64,{image}"></figure>')
     sizes = [f"{len(split):,} {name}" for name, split in run.data.splits().items()]
-    settings = [f"{name} {value}" for name, value in results["args"].items()
-                if value is not None and name != "data_dir"]
+    settings = []
+    for name, value in results["args"].items():
+        if value is not None and name != "data_dir":
+            settings.append(f"{name} {value}")
     parts.append(f"<h2>command</h2><pre>{e(results['command'])}</pre><p>Images: "
                  f"{e(', '.join(sizes))}. Settings: {e(', '.join(settings))}.</p>")
     body = "\n".join(parts)
@@ -1587,7 +1591,7 @@ def scatter(panels, seed=0, axes_names=None):
     With more than 12 classes 12 seeded ones have a colour and the rest are grey. Neighbours with
     the same names share a legend. axes_names: of both axes, which have no ticks without them."""
     figure, axes = new_figure(4.6, 4.0, len(panels))
-    all_names = [names for _, _, names in panels.values()]
+    values = list(panels.values())
     for i, (axis, (title, (points, y, names))) in enumerate(zip(axes, panels.items())):
         points = np.nan_to_num(np.asarray(points, np.float64), posinf=0, neginf=0)
         y = y.cpu()
@@ -1609,7 +1613,7 @@ def scatter(panels, seed=0, axes_names=None):
         else:
             axis.set_xlabel(axes_names[0])
             axis.set_ylabel(axes_names[1])
-        if all_names[i + 1:i + 2] != [names]:               # else the next panel has the legend
+        if i + 1 == len(values) or values[i + 1][2] != names:   # the last of the same
             axis.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5),
                         markerscale=1.5)
     return figure
