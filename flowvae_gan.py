@@ -644,7 +644,7 @@ def main(argv=None):
     add("--binarize", action=argparse.BooleanOptionalAction,
         help="draw pixels as 0 or 1, for the VAEs (default: MNIST with bernoulli)")
     add("--gan-lr", type=number(float, above=0), default=2e-4, help="step size of Gen and Dis")
-    add("--nll-k", type=number(int, low=1), default=1000, help="samples of z per image of the NLL")
+    add("--nll-k", type=number(int, low=1), default=5000, help="samples of z per image of the NLL")
     add("--nll-n", type=number(int, low=2), default=500, help="test images of the NLL")
     args = parse(parser, argv, {}, SMOKE)
     if args.weights:
