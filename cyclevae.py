@@ -36,10 +36,9 @@ from eval import (Run, classifier, common_flags, cosine, curves, decode, draw_co
                   run_command, set_lr)
 
 AUTHORS = dict(s_dim=16, z_dim=16, lr=1e-4, epochs=100, kl_warmup=0.0, schedule="step")
-PRESETS = {"sprites": dict(reverse_weight=2.0), "mnist": AUTHORS, "fashion": AUTHORS,
-           "digits": dict(s_dim=16, z_dim=16, epochs=100), "yaleb": dict(epochs=100),
-           "faces": dict(epochs=500),
-           "sprites2015": dict(kl_weight=0.6, epochs=35, kl_warmup=0.0, reverse_weight=2.0)}
+PRESETS = {"mnist": AUTHORS, "fashion": AUTHORS, "digits": dict(s_dim=16, z_dim=16, epochs=100),
+           "yaleb": dict(epochs=100), "faces": dict(epochs=500), "sprites": dict(reverse_weight=2),
+           "sprites2015": dict(reverse_weight=2, kl_weight=0.6, epochs=35, kl_warmup=0.0)}
 SMOKE = dict(data="sprites", limit=640, epochs=14, batch_size=16, lr=3e-3, kl_weight=0.05)
 
 # %% Networks
