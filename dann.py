@@ -26,10 +26,10 @@ Departures from the paper:
   more stable; --domain-weight 2 gives the sum.
   Each domain's own mean is subtracted (--mean shared: one for both). MNIST is padded to 32 pixels.
   The network is scored; the paper replaces its last layer by a linear SVM.
-- --ramp 0.25 (lambda rises in the first quarter of training) was chosen without target labels, by
-  source accuracy, domain loss and proxy A-distance.
+- --ramp 0.25 (lambda rises in the first quarter of training) was chosen without target labels, in
+  runs of ten epochs, by source accuracy, domain loss and proxy A-distance.
 - "Averaged weights" are the mean over the last tenth of training. --arch bn adds batch norm and
-  dropout, as programs do that report 84 to 91 %.
+  dropout, as some programs do that report 84 to 92 %.
 """
 import copy
 import math

@@ -17,7 +17,7 @@ of a layer before its batch norm and activation: with --arch conv the second str
 in the authors' code, with fc the second linear layer.
 
     python vaegan.py                # Fashion-MNIST, fully connected, 10 minutes on one core
-    python vaegan.py --arch conv    # the paper's kind of network, 72 minutes
+    python vaegan.py --arch conv    # the paper's kind of network, 77 minutes
     python vaegan.py --loss gan --hidden 512 128 32 --z-dim 2           # L_prior + L_GAN alone
 
 Departures from the paper:
