@@ -16,7 +16,7 @@ layer of Eq. 16 and 17; lambda_p and mu_p (step size) are the schedules of secti
     python dann.py --seeds 10                     # moons, 2 minutes: NN 82.5 %, DANN 93.0 %
     python dann.py --task images                  # MNIST to MNIST-M, 80 minutes: DANN 81 %
     python dann.py --task images --model dann --ramp 0.25                     # 40 minutes: 82 %
-    python dann.py --task images --arch bn --domain-weight 2 --epochs 12      # half an hour: 90 %
+    python dann.py --task images --model dann --arch bn --domain-weight 2 --epochs 20        # 93 %
 
 Departures from the paper:
 - Moons: 150 points per domain as in the authors' script, not the 300 of the text (which give 78
