@@ -18,7 +18,7 @@ Loss terms are nats per image: sums over pixels or latents, means over images. P
 (grey) or logistics cut into 256 bins (colour). On MNIST the VAEs see pixels drawn as 0 or 1: afresh
 in each step, and once for every likelihood that is measured.
 
-    python flowvae_gan.py --epochs 12           # MNIST, all models, 45 minutes on one core
+    python flowvae_gan.py --epochs 12           # MNIST, all models, 65 minutes on one core
     python flowvae_gan.py --data svhn --width 64
 
 Departures from the papers:
