@@ -19,7 +19,7 @@ the loss bounds the likelihood of such drawn images, not of the grey ones.
     python vae.py --arch conv        # 86.0 nats, 45 minutes on one core
     python vae.py --model ae nae vae --data fashion --z-dim 2   # 50 minutes, three models
     python vae.py --hidden 200 200 --activation tanh --z-dim 50 --epochs 1000 --lr 0.002
-The last is the network of Burda et al. 2016 (86.76 nats): 86.7 with --nll-n 10000, 80 minutes.
+The last, with --nll-n 10000, is Burda et al.'s network: 86.7 nats in 80 minutes, theirs 86.76.
 
 Departures from the paper:
 - Adam with a cosine schedule instead of Adagrad; ReLU by default instead of tanh; sigma of the
