@@ -12,8 +12,8 @@ adv_weight L_adv, Disc minimizes L_Disc / 2. reconstruct_and_swap computes the f
 and the decoded images, cross_entropy the logarithms. The paper adds L_adv because L_swap does not
 stop z from encoding the class. Measured, L_adv makes swaps realistic, but z predicts no less.
 
-Loss terms are sums over pixels or latents and means over images. In this unit the authors' code
-has the weights 4, 2, 0.6 and 0.01 C H W: z then holds 47 nats and most of the class, with ours 6.
+Loss terms are sums over pixels or latents and means over images. In this unit the authors' weights
+are 4, 2, 0.6, 0.01 C H W: a sampled z then predicts 97 % of the digits (35 nats), ours 26 % (6).
 
     python mathieu.py                   # MNIST, about an hour on one core
     python mathieu.py --data yaleb      # the person in s, the light in z
