@@ -158,8 +158,8 @@ QUOTED = [  # file, its runs (one, or one per seed), and the text: {what is quot
     ("README.md", "mathieu-mnist", "| s {s in %:.1f} %, sampled z {sampled z in %:.1f} %, mean of "
      "z {mean of z in %:.1f} % (chance 10)"),
     ("README.md", "mathieu-yaleb", "person from s {s in %:.1f}, from sampled z "
-     "{sampled z in %:.1f} % (chance {chance in %:.1f}), light from sampled z "
-     "{100 factors/azimuth/z:.0f} and {100 factors/elevation/z:.0f} %"),
+     "{sampled z in %:.1f} % (light alone {100 z_null_acc:.1f}, chance {chance in %:.1f}); light "
+     "from sampled z: azimuth {100 factors/azimuth/z:.0f}, elevation {100 factors/elevation/z:.0f} %"),
     ("README.md", "cyclevae-sprites", "in {class of s in swaps in %:.0f} % of swaps"),
     ("README.md", "cyclevae-sprites", "s {s in %:.1f} %, sampled z {sampled z in %:.2f} % "
      "(chance {chance in %:.2f} %)"),
@@ -171,6 +171,8 @@ QUOTED = [  # file, its runs (one, or one per seed), and the text: {what is quot
     ("README.md", "dann-mnistm-bounds", "source only {source only in %:.1f} %, DANN"),
     ("README.md", RAMP, "DANN {DANN in %:.1f} % over five seeds"),
     ("README.md", "dann-mnistm-bounds", "train on target {train on target in %:.1f} %"),
+    ("README.md", "flowvae_gan-mnist", "two draws: VAE {100 vae/confidence:.0f}, joint flow "
+     "{100 flow_joint/confidence:.0f}, GAN {100 gan/confidence:.0f} %"),
     ("README.md", "flowvae_gan-mnist", "| NLL {VAE NLL in nats:.1f}, with joint flow "
      "{joint flow NLL in nats:.1f} nats; distances of samples {VAE distance:.1f}, "
      "{joint flow distance:.1f}, GAN {GAN distance:.1f} |"),
@@ -267,8 +269,9 @@ QUOTED = [  # file, its runs (one, or one per seed), and the text: {what is quot
     ("README.md", "vaegan-fashion-conv", "the VAE-GAN {VAE-GAN distance of reconstructions:.1f} ± "
      "{vaegan/fid_recon/spread:.1f}, {VAE-GAN squared error per pixel:.4f} and "
      "{VAE-GAN recognized in %:.1f} %"),
-    ("README.md", "vaegan-fashion-gan", "samples {VAE-GAN distance of samples:.1f}), but z is "
-     "unused ({VAE-GAN KL in nats:.2f} nats) and the reconstructions show the right class in "
+    ("README.md", "vaegan-fashion-gan", "samples {VAE-GAN distance of samples:.1f}), but "
+     "Enc puts nothing of the image into z ({VAE-GAN KL in nats:.2f} nats), and reconstructions show "
+     "the right class in "
      "{VAE-GAN recognized in %:.0f} %"),
     ("README.md", "vaegan-fashion-gan2", "two latents {VAE-GAN distance of samples:.1f}, "
      "{VAE-GAN KL in nats:.3f} nats and {VAE-GAN recognized in %:.0f} %"),
