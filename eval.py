@@ -96,7 +96,7 @@ def common_flags(script, doc, epochs, batch_size, lr, data="mnist", fid=False, p
     if fid:
         add("--fid", choices=("lenet", "inception", "none"), default="lenet",
             help="features of the Frechet distance")
-    for name, text in (("smoke", "a short run on a few hundred offline images"),
+    for name, text in (("smoke", "a short run on a small set that needs no network"),
                        ("resume", "continue the run in --out; --epochs may be raised"),
                        ("overwrite", "replace the run in --out"),
                        ("compile", "compile the networks with torch.compile"),
@@ -709,7 +709,7 @@ def report(run, title, results):
              f"{results['seconds'] / 60:.1f} minutes on {e(results['device'])}, {threads}, torch "
              f"{e(versions['torch'])}, seed {results['seed']}.</p>"]
     if results["smoke"]:
-        parts.append("<p><b>A smoke run: a few hundred images, seconds of training. It shows that "
+        parts.append("<p><b>A smoke run: little data, seconds of training. It shows that "
                      "everything works; its numbers mean nothing.</b></p>")
     items = [f"<li>{e(sentence)}</li>" for sentence in run.notes]
     parts.append(f"<ul>{''.join(items)}</ul>")
