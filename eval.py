@@ -562,7 +562,7 @@ class Run:
         spent = sum(row["seconds"] for row in self.rows(self.model))
         left = spent / epoch * (self.args.epochs - epoch)
         words = [f"{self.model} epoch {epoch}/{self.args.epochs}".strip()]
-        words += [f"{name} {value:.4g}" for name, value in terms.items()]
+        words += [f"{name} {shown(value)}" for name, value in terms.items()]
         words.append(f"{seconds:.1f} s  {images / seconds:,.0f} images/s")
         words.append(f"{left / 60:.0f} min left" if left >= 90 else f"{left:.0f} s left")
         start = "\r\033[K" if sys.stdout.isatty() else ""   # over the progress line
@@ -641,11 +641,11 @@ class Run:
         gap = best[val] - best[train]
         verdict = "there is no sign of overfitting"
         if rise > 0.02 * abs(best[val]):
-            verdict = f"then it rises to {rows[-1][val]:.4g}, so later epochs overfit"
+            verdict = f"then it rises to {shown(rows[-1][val])}, so later epochs overfit"
         elif gap > 0.05 * abs(best[train]):
             verdict = "that is more than 5 % above train, so the model overfits"
         self.note(f"{what} on validation is lowest in epoch {best['epoch']} of {len(rows)}: "
-                  f"{best[val]:.4g}, and {best[train]:.4g} on train; {verdict}.")
+                  f"{shown(best[val])}, and {shown(best[train])} on train; {verdict}.")
 
     def finish(self, title, results):
         """Writes the figures, results.json (plain numbers, unrounded) and report.html, and prints
@@ -745,8 +745,8 @@ def report(run, title, results):
 
 
 def shown(value):
-    """A table's cell as text: None is a dash, floats have four significant digits; of a dict, which
-    `fid` returns, value ± spread (relative)."""
+    """A number or a table's cell as text: None is a dash, floats have four significant digits or one
+    decimal; of a dict, which `fid` returns, value ± spread (relative)."""
     if value is None:
         return "–"
     if isinstance(value, dict):
@@ -754,7 +754,7 @@ def shown(value):
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
     return str(value)
 
 
