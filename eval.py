@@ -680,7 +680,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
        color: #222 }
 table { border-collapse: collapse }
 td, th { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #ddd }
-td:first-child, th:first-child { text-align: left }
+td:first-child, th:first-child, .words td, .words th { text-align: left }
 figure { margin: 0 }
 img { max-width: 100% }
 pre { white-space: pre-wrap }
@@ -716,7 +716,9 @@ def report(run, title, results):
     if results.get("paper"):
         parts.append(f"<p>The paper: {e(results['paper'])}.</p>")
     for heading, header, rows, note in run.tables:
-        parts.append(f"<h2>{e(heading)}</h2><table>")
+        words = any(len(shown(cell)) > 30 for row in rows for cell in row)
+        kind = ' class="words"' if words else ""            # sentences are set left
+        parts.append(f"<h2>{e(heading)}</h2><table{kind}>")
         cells = [f"<th>{e(str(cell))}</th>" for cell in header]
         parts.append(f"<tr>{''.join(cells)}</tr>")
         about_distances = ""
@@ -745,8 +747,8 @@ def report(run, title, results):
 
 
 def shown(value):
-    """A number or a table's cell as text: None is a dash, floats have four significant digits or one
-    decimal; of a dict, which `fid` returns, value ± spread (relative)."""
+    """A number or a table's cell as text: None is a dash, floats have four significant digits, or
+    one decimal from 1,000 on; of a dict, which `fid` returns, value ± spread (relative)."""
     if value is None:
         return "–"
     if isinstance(value, dict):
@@ -1579,7 +1581,7 @@ def curves(history, panels, chance=None):
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
         low, high = axis.get_ylim()
-        axis.set_ylim(low, high + 0.08 * len(lines) * (high - low))         # room for the legend
+        axis.set_ylim(low, high + 0.1 * len(lines) * (high - low))          # room for the legend
         axis.legend(frameon=False, fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     return figure
