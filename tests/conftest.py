@@ -22,6 +22,17 @@ def data_dir():
     return folder
 
 
+def need(data_dir, *names):
+    """Skips the test if a set is not in the folder."""
+    from data import SETS, DataError, find_files
+
+    for name in names:
+        try:
+            find_files(SETS[name], Path(data_dir), fetch=False)
+        except DataError:
+            pytest.skip(f"DATA_DIR does not hold {name}")
+
+
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
     """smoke("dann images") -> (folder, output) of the --smoke run from the command line, offline

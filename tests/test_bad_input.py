@@ -20,7 +20,7 @@ import flowvae_gan
 import mathieu
 import vae
 import vaegan
-from conftest import run_main, snapshot
+from conftest import need, run_main, snapshot
 from eval import Run, run_command
 
 
@@ -628,6 +628,7 @@ def test_a_checkpoint_on_a_failing_disk_cannot_be_read_and_is_not_called_damaged
 
 
 def test_a_truncated_mnist_file_is_named(data_dir, tmp_path, capsys):
+    need(data_dir, "mnist")
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for path in Path(data_dir, "MNIST", "raw").iterdir():

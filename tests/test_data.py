@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import data
+from conftest import need
 from data import (DataError, Split, batches, image_files, load, need_pairs, pairs, pick,
                   read_images)
 
@@ -881,6 +882,7 @@ def test_torchvision_comes_in_by_one_function():
 # real data
 
 def test_real_mnistm_published_and_built(data_dir, tmp_path):
+    need(data_dir, "mnist", "mnistm")
     for name in ("MNIST", "BSR"):
         (tmp_path / name).symlink_to(Path(data_dir).resolve() / name)
     entry, mnist = data.SETS["mnistm"], load("mnist", data_dir)
@@ -906,6 +908,7 @@ def test_real_mnistm_published_and_built(data_dir, tmp_path):
 
 @pytest.mark.parametrize("name", ["mnist", "fashion"])
 def test_real_mnist_and_fashion(name, data_dir):
+    need(data_dir, name)
     full = load(name, data_dir)
     assert [len(s) for s in full.splits().values()] == [55000, 5000, 10000]
     digits = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
@@ -916,6 +919,7 @@ def test_real_mnist_and_fashion(name, data_dir):
 
 def test_real_sprites2015_stand_upright_and_face_the_way_they_are_labelled(data_dir):
     pytest.importorskip("h5py")
+    need(data_dir, "sprites2015")
     reed = load("sprites2015", data_dir, limit=1720)
     assert len(reed.classes) == 10 and reed.train.x.shape[1:] == (3, 32, 32)
 
@@ -932,6 +936,7 @@ def test_real_sprites2015_stand_upright_and_face_the_way_they_are_labelled(data_
 
 
 def test_real_faces(data_dir):
+    need(data_dir, "faces")
     faces = load("faces", data_dir)
     assert [len(s) for s in faces.splits().values()] == [280, 40, 80]
     x = faces.train.images(slice(None))[:, 0]
@@ -942,6 +947,7 @@ def test_real_faces(data_dir):
 
 
 def test_real_yaleb(data_dir):
+    need(data_dir, "yaleb")
     yale = load("yaleb", data_dir)
     assert sum(map(len, yale.splits().values())) == 2414 and len(yale.classes) == 38
     assert yale.train.x.shape[1:] == (1, 64, 64)

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 import eval as evaluation
-from conftest import ROOT, run_main, same, similar, snapshot
+from conftest import ROOT, need, run_main, same, similar, snapshot
 from eval import Run, checkpoint
 
 # what differs
@@ -380,6 +380,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_one_sentence(
 def test_real_sets_run_from_pixels_to_report(name, data, data_dir, tmp_path):
     if data == "sprites2015":
         pytest.importorskip("h5py")
+    need(data_dir, *data.split("-"))
     row, sets = SCRIPTS[name], [] if "-" in data else ["--data", data]
     flags = ["--smoke", *sets, *row.real[data].split(), "--data-dir", data_dir]
     assert run_main(module(name), *flags, "--out", tmp_path / "run") == 0
