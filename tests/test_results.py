@@ -131,7 +131,8 @@ QUOTED = [  # file, its runs (one, or one per seed), and the text: {what is quot
     ("dann.py", "dann-moons300", "give {NN, the last 100 epochs in %:.0f} and "
      "{DANN, the last 100 epochs in %:.0f} %"),
     ("dann.py", "dann-mnistm-seed.", "DANN {min DANN in %:.0f} to {max DANN in %:.0f} %"),
-    ("dann.py", f"({RAMP}|dann-mnistm-all)", "minutes: {min DANN in %:.0f} to {max DANN in %:.0f} %"),
+    ("dann.py", f"({RAMP}|dann-mnistm-all)", "minutes: {min DANN in %:.0f} to "
+     "{max DANN in %:.0f} %"),
     ("dann.py", "dann-mnistm-bn20", "--epochs 20 # {DANN in %:.0f} %"),
     ("vaegan.py", "vaegan-fashion", "fully connected, {minutes:.0f} minutes on one core"),
     # README, the course table
@@ -157,7 +158,8 @@ QUOTED = [  # file, its runs (one, or one per seed), and the text: {what is quot
      "z {mean of z in %:.1f} % (chance 10)"),
     ("README.md", "mathieu-yaleb", "person from s {s in %:.1f}, from sampled z "
      "{sampled z in %:.1f} % (light alone {100 z_null_acc:.1f}, chance {chance in %:.1f}); light "
-     "from sampled z: azimuth {100 factors/azimuth/z:.0f}, elevation {100 factors/elevation/z:.0f} %"),
+     "from sampled z: azimuth {100 factors/azimuth/z:.0f}, elevation "
+     "{100 factors/elevation/z:.0f} %"),
     ("README.md", "cyclevae-sprites", "in {class of s in swaps in %:.0f} % of swaps"),
     ("README.md", "cyclevae-sprites", "s {s in %:.1f} %, sampled z {sampled z in %:.2f} % "
      "(chance {chance in %:.2f} %)"),
@@ -275,8 +277,8 @@ QUOTED = [  # file, its runs (one, or one per seed), and the text: {what is quot
      "{vaegan/fid_recon/spread:.1f}, {VAE-GAN squared error per pixel:.4f} and "
      "{VAE-GAN recognized in %:.1f} %"),
     ("README.md", "vaegan-fashion-gan", "samples {VAE-GAN distance of samples:.1f}), but "
-     "Enc puts nothing of the image into z ({VAE-GAN KL in nats:.2f} nats), and reconstructions show "
-     "the right class in "
+     "Enc puts nothing of the image into z ({VAE-GAN KL in nats:.2f} nats), and reconstructions "
+     "show the right class in "
      "{VAE-GAN recognized in %:.0f} %"),
     ("README.md", "vaegan-fashion-gan2", "two latents {VAE-GAN distance of samples:.1f}, "
      "{VAE-GAN KL in nats:.3f} nats and {VAE-GAN recognized in %:.0f} %"),
