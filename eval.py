@@ -716,7 +716,7 @@ def report(run, title, results):
     if results.get("paper"):
         parts.append(f"<p>The paper: {e(results['paper'])}.</p>")
     for heading, header, rows, note in run.tables:
-        words = any(len(shown(cell)) > 30 for row in rows for cell in row)
+        words = any(len(shown(cell)) > 30 for row in rows for cell in row[1:])
         kind = ' class="words"' if words else ""            # sentences are set left
         parts.append(f"<h2>{e(heading)}</h2><table{kind}>")
         cells = [f"<th>{e(str(cell))}</th>" for cell in header]
