@@ -120,9 +120,9 @@ QUOTED = [  # file, its runs (one, or one per seed), and the text: {what is quot
     ("cyclevae.py", "cyclevae-sprites", "on two cores: s {s in %:.0f} %, z {sampled z in %:.2f} %"),
     ("mathieu.py", "mathieu-mnist-off", "swapped images {Frechet distance of swaps:.1f}, not"),
     ("mathieu.py", "mathieu-mnist", "22.5, not {Frechet distance of swaps:.1f}"),
-    ("mathieu.py", "mathieu-mnist-released", "a sampled z then predicts {sampled z in %:.0f} % of "
-     "the digits ({KL in nats:.0f} nats)"),
-    ("mathieu.py", "mathieu-mnist", "ours {sampled z in %:.0f} % ({KL in nats:.0f})."),
+    ("mathieu.py", "mathieu-mnist-released", "z then holds {KL in nats:.0f} nats and predicts "
+     "{sampled z in %:.0f} % of the digits"),
+    ("mathieu.py", "mathieu-mnist", "with ours {KL in nats:.0f} and {sampled z in %:.0f}."),
     ("vae.py", "vae-mnist", "784-400-20: NLL {NLL in nats:.1f} nats"),
     ("vae.py", "vae-mnist-conv", "--arch conv # {NLL in nats:.1f} nats"),
     ("vae.py", "vae-mnist-mlp", "network: {NLL in nats:.1f} nats in 80 minutes"),
@@ -244,9 +244,10 @@ QUOTED = [  # file, its runs (one, or one per seed), and the text: {what is quot
     ("README.md", "dann-mnistm-seed.", "five seeds, {DANN in %:.1f} ± {± DANN in %:.1f} % with the "
      "paper's lambda"),
     ("README.md", RAMP, "and {DANN in %:.1f} ± {± DANN in %:.1f} % with one that rises"),
-    ("README.md", "dann-mnistm-all", "on another CPU: {DANN in %:.1f} %)"),
-    ("README.md", "dann-mnistm-all", "run with {DANN in %:.1f} %: features"),
-    ("README.md", "dann-mnistm-all", "A-distance {proxy_a_distance/dann:.2f} of 2"),
+    ("README.md", "dann-mnistm-all", "seed 0 again, gave {DANN in %:.1f} %)"),
+    ("README.md", "dann-mnistm-all", "sixth run, with {DANN in %:.1f} %"),
+    ("README.md", "dann-mnistm-all", "guesses): {proxy_a_distance/source_only:.2f} and "
+     "{proxy_a_distance/dann:.2f}."),
     ("README.md", "dann-mnistm-all", "| {minutes:.0f} | source only"),
     ("README.md", "dann-mnistm-shared", "source only {source only in %:.1f}, DANN "
      "{DANN in %:.1f} %"),
